@@ -1,0 +1,130 @@
+"""What the aggregator makes durable: changes of its state, ledger entries, and the state that a restart gets back.
+
+A `Persist` effect carries changes and entries together; the store makes them durable in ONE transaction, so the
+state and the ledger never disagree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mhfl_mq.wire.messages import ProbeResult
+
+__all__ = [
+    "Change",
+    "DeviceSaved",
+    "Entry",
+    "EpochStarted",
+    "Fact",
+    "OpenRound",
+    "RoundClosed",
+    "RoundOpened",
+    "SavedState",
+    "UpdateCounted",
+    "VersionAdded",
+]
+
+Fact = str | int | float | bool | None | list["Fact"] | dict[str, "Fact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ledger line: what happened (a dotted kind such as `round.open`) and its facts."""
+
+    kind: str
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStarted:
+    """The aggregator process started; epochs only grow."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSaved:
+    """A device as the aggregator knows it (inserted or replaced). `tier` is None until one fits."""
+
+    device: str
+    session: int
+    tier: int | None
+    reason: str
+    layout: str
+    examples: int
+    link_bytes_s: float
+    probes: tuple[ProbeResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """A round and whom it invites; `cohort` pairs a device with its tier. The number is used up from here on."""
+
+    round: int
+    base: int
+    policy: str
+    needed: int
+    cohort: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCounted:
+    """An update that is durable, valid and will be in the sum. Unique per (round, device)."""
+
+    round: int
+    device: str
+    tier: int
+    blob_id: str
+    size: int
+    weight: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """A round ended: `committed` (then `version` is the new head) or `aborted`."""
+
+    round: int
+    outcome: str
+    reason: str
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionAdded:
+    """A new version; the newest one is the head. `model` is the SHA-256 of the model file.
+
+    `origin` is `initial`, `round` or `rollback`; a rollback points at the weights of an older version.
+    `metrics` holds the evaluation, e.g. `accuracy/<tier>`.
+    """
+
+    version: int
+    parent: int | None
+    model: str
+    layout: str
+    origin: str
+    round: int | None
+    metrics: Mapping[str, float]
+    reason: str
+
+
+Change = EpochStarted | DeviceSaved | RoundOpened | UpdateCounted | RoundClosed | VersionAdded
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """A round that was open when the process died, with the updates that it had counted."""
+
+    opened: RoundOpened
+    counted: tuple[UpdateCounted, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What a restarted aggregator continues from; an empty store gives the defaults."""
+
+    epoch: int = 0
+    last_round: int = 0
+    head: VersionAdded | None = None
+    devices: tuple[DeviceSaved, ...] = ()
+    open_round: OpenRound | None = None
+    rounds_counted: Mapping[str, int] = field(default_factory=dict)  # device -> rounds it was counted in

@@ -1,0 +1,306 @@
+"""Every message of the wire, as a frozen dataclass: nobody behind the codec ever sees a dict.
+
+Direction and topic of each message stand in its docstring; `mhfl_mq.wire.topics` builds the topics. A field's
+bounds are checked when the message is made (by us: `LocalMisuse`) and when it is decoded (by a peer:
+`PeerFault`). Times are seconds, sizes are bytes, digests are lower-case hexadecimal SHA-256 unless said.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+__all__ = [
+    "Accept",
+    "Assign",
+    "Capability",
+    "Close",
+    "Decline",
+    "Head",
+    "Hello",
+    "Manifest",
+    "ManifestNote",
+    "Message",
+    "Offer",
+    "Presence",
+    "ProbeResult",
+    "Pull",
+    "Receipt",
+    "Refuse",
+    "Survey",
+    "TierSpec",
+    "UpdateReady",
+    "Verdict",
+    "Withdraw",
+]
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a blob is made of. Its `blob_id` is the SHA-256 of the manifest's own content, so it proves itself.
+
+    Chunk i holds bytes [i * chunk, min((i + 1) * chunk, size)); `digests` are the first 16 bytes of each
+    chunk's SHA-256, one after the other.
+    """
+
+    blob_id: str
+    size: int
+    chunk: int
+    digests: bytes
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the blob has."""
+        return len(self.digests) // 16
+
+
+@dataclass(frozen=True, slots=True)
+class TierSpec:
+    """One tier of the federation, as a device needs it to build its model and to be measured."""
+
+    name: str
+    width: float
+    depth: int  # 0: all blocks
+    length: int  # coordinates of the tier's prefix
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one tier costs on this device, measured: seconds per training step, peak bytes while training."""
+
+    tier: str
+    step_s: float
+    peak_bytes: int
+
+
+# ---- device -> aggregator -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Retained on the device's `status` topic: its birth, and (`online` false) its last will.
+
+    `session` grows with every connection of the device, so that a late will of an old session is known as old.
+    The aggregator speaks the same message on `srv/state`; there `session` is its epoch.
+    """
+
+    kind: ClassVar[str] = "presence"
+    session: int
+    online: bool
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Device wants in. Said again with growing pauses until a `Survey`, an `Assign` or a `Refuse` comes."""
+
+    kind: ClassVar[str] = "hello"
+    session: int
+    task: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """The device's answer to a `Survey`: the layout that it derived itself, and what each tier costs here.
+
+    A tier that does not run on this device at all is left out. `link_bytes_s` is 0 when not yet measured.
+    """
+
+    kind: ClassVar[str] = "capability"
+    session: int
+    layout: str
+    examples: int
+    link_bytes_s: float
+    probes: tuple[ProbeResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The device will train in this round."""
+
+    kind: ClassVar[str] = "accept"
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """The device will not (or, after an `Accept`, cannot any more) train in this round, and why."""
+
+    kind: ClassVar[str] = "decline"
+    round: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReady:
+    """The device holds a finished update. Said again with growing pauses until a `Receipt` comes.
+
+    `weight` is what the update counts in the mean; `metrics` are the device's own (loss, seconds, energy, ...).
+    `inline` is the whole blob when it fits in one frame, so that a small update needs no pull; else empty.
+    """
+
+    kind: ClassVar[str] = "update_ready"
+    round: int
+    base: int
+    weight: float
+    manifest: Manifest
+    metrics: dict[str, float] = field(default_factory=dict)
+    inline: bytes = b""
+
+
+# ---- either way -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """The receiver of a blob asks its holder for chunks [start, stop); no ranges: for the manifest itself.
+
+    Device to aggregator on `out/pull`, aggregator to device on `in/cmd`.
+    """
+
+    kind: ClassVar[str] = "pull"
+    blob_id: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestNote:
+    """A segment's manifest: retained on `seg/<k>/man`, or on `in/cmd` as the answer to a `Pull` of it.
+
+    `inline` is the whole blob when it fits in one frame, else empty.
+    """
+
+    kind: ClassVar[str] = "manifest"
+    segment: int
+    manifest: Manifest
+    inline: bytes = b""
+
+
+# ---- aggregator -> device -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Asks a device to build every tier of the task, to check the layout, and to measure what each costs."""
+
+    kind: ClassVar[str] = "survey"
+    epoch: int
+    task: str
+    layout: str
+    tiers: tuple[TierSpec, ...]
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """The tier that the device carries from now on (an index into the survey's tiers), with the reason."""
+
+    kind: ClassVar[str] = "assign"
+    epoch: int
+    tier: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The device cannot take part: code, what was wrong, and what to do."""
+
+    kind: ClassVar[str] = "refuse"
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An invitation to one round: which segments to start from, how to train, and by when.
+
+    `segments` are the blob ids of segments 0..tier of version `base`. `options` are the algorithm's numbers
+    (steps, batch, rate, seed, ...), `deadline_s` counts from the offer's arrival.
+    """
+
+    kind: ClassVar[str] = "offer"
+    round: int
+    base: int
+    tier: int
+    layout: str
+    segments: tuple[str, ...]
+    algorithm: str
+    options: dict[str, float]
+    stages: tuple[str, ...]
+    policy: str
+    deadline_s: float
+
+
+class Verdict:
+    """What became of an update: the values of `Receipt.verdict`."""
+
+    COUNTED = "counted"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """End-to-end answer to `UpdateReady`: only now may the device forget the update."""
+
+    kind: ClassVar[str] = "receipt"
+    round: int
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """This round is over for this device (closed, aborted, or the device was not invited): stop training it."""
+
+    kind: ClassVar[str] = "withdraw"
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A round ended: broadcast on `srv/round`, not retained. `outcome` is `committed` or `aborted`."""
+
+    kind: ClassVar[str] = "close"
+    round: int
+    outcome: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Retained on `srv/head`: the version that devices follow, and its segments' blob ids, smallest tier first.
+
+    A rollback is a newer version that points at older segments.
+    """
+
+    kind: ClassVar[str] = "head"
+    epoch: int
+    version: int
+    layout: str
+    segments: tuple[str, ...]
+
+
+Message = (
+    Presence
+    | Hello
+    | Capability
+    | Accept
+    | Decline
+    | UpdateReady
+    | Pull
+    | ManifestNote
+    | Survey
+    | Assign
+    | Refuse
+    | Offer
+    | Receipt
+    | Withdraw
+    | Close
+    | Head
+)
