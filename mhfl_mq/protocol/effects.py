@@ -106,10 +106,14 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class ShareModel:
-    """Announce and broadcast the segments of this version's model file (once; later calls are cheap)."""
+    """Announce the segments of this version's model file; with `broadcast`, send them once to all who follow.
+
+    Cheap when it was done before. `broadcast` is false where nobody can be listening yet (after a start).
+    """
 
     version: int
     model: str
+    broadcast: bool = True
 
 
 @dataclass(frozen=True, slots=True)
