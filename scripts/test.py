@@ -1,0 +1,48 @@
+"""The test command: all tests under branch coverage, then the floors.
+
+`--long` runs the slow tests only (minutes: thousands of simulator seeds, kills at many instants). Other arguments
+go to pytest. Exit code: pytest's, or 1 when a floor is missed.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+# What the floors hold, in per cent of lines and branches together (coverage.py's branch mode).
+FLOORS = (
+    ("mhfl_mq/wire/*,mhfl_mq/protocol/*", 100),
+    ("mhfl_mq/*", 90),
+)
+WORKERS = "2"  # the smallest machine that we promise runs on has two cores
+
+
+def run(*words: str) -> int:
+    """Run a module of this interpreter; return its exit code."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two workers that each use all cores starve each other
+    return subprocess.run([sys.executable, "-m", *words], check=False, env=environment).returncode
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tests and check the floors."""
+    if "--long" in arguments:
+        rest = [word for word in arguments if word != "--long"]
+        return run("pytest", "-m", "slow", "-n", WORKERS, "--timeout", "3600", *rest)
+    run("coverage", "erase")
+    tests = run("coverage", "run", "-m", "pytest", "-m", "not slow", "-n", WORKERS, *arguments)
+    if tests:
+        return tests
+    if run("coverage", "combine", "--quiet"):
+        return 1
+    missed = [
+        f"{files} below {floor} %"
+        for files, floor in FLOORS
+        if run("coverage", "report", f"--include={files}", f"--fail-under={floor}")
+    ]
+    for text in missed:
+        print(f"coverage floor missed: {text}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
