@@ -2,6 +2,7 @@
 
 MhflError
 ├── PeerFault           the other side broke the rules of the wire (the only error that garbage can cause)
+│   └── VersionSkew     the other side speaks another version of the wire
 ├── LocalMisuse         our own caller broke the rules of an interface (a bug on this side)
 ├── ConfigError         a file, an option or a policy that a person wrote is wrong
 │   └── PolicyError     a policy, with every finding at file:line:col
@@ -37,6 +38,7 @@ __all__ = [
     "TaskError",
     "TrainingFailed",
     "TransportError",
+    "VersionSkew",
 ]
 
 
@@ -60,6 +62,12 @@ class PeerFault(MhflError):
     """The peer sent something that the wire protocol does not allow; `where` is the topic or the field."""
 
     exit_code = 10
+
+
+class VersionSkew(PeerFault):
+    """The peer sent an intact frame of another protocol version: one side must be upgraded."""
+
+    exit_code = 12
 
 
 class LocalMisuse(MhflError):

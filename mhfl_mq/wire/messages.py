@@ -1,12 +1,37 @@
 """Every message of the wire, as a frozen dataclass: nobody behind the codec ever sees a dict.
 
 Direction and topic of each message stand in its docstring; `mhfl_mq.wire.topics` builds the topics. A field's
-bounds are checked when the message is made (by us: `LocalMisuse`) and when it is decoded (by a peer:
-`PeerFault`). Times are seconds, sizes are bytes, digests are lower-case hexadecimal SHA-256 unless said.
+bounds stand in its annotation (`mhfl_mq.wire.bounds`) and are checked when the message is encoded (by us:
+`LocalMisuse`) and when it is decoded (by a peer: `PeerFault`); a rule between fields stands in
+`mhfl_mq.wire.schema`. Times are seconds, sizes are bytes, digests are lower-case hexadecimal SHA-256 unless said.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from mhfl_mq.wire.bounds import (
+    MAX_NUMBERS,
+    MAX_RANGES,
+    MAX_TIERS,
+    Blob,
+    ChunkIndex,
+    ChunkSize,
+    Count,
+    Digest,
+    Digests,
+    Floats,
+    Id,
+    Inline,
+    Items,
+    Label,
+    Name,
+    NonNegative,
+    Number,
+    OneOf,
+    Positive,
+    Text,
+    TierIndex,
+)
 
 __all__ = [
     "Accept",
@@ -33,6 +58,9 @@ __all__ = [
 ]
 
 
+Numbers = Annotated[dict[Name, Annotated[float, Floats()]], Items(0, MAX_NUMBERS)]
+
+
 # ---- parts ----------------------------------------------------------------------------------------------------
 
 
@@ -44,10 +72,10 @@ class Manifest:
     chunk's SHA-256, one after the other.
     """
 
-    blob_id: str
-    size: int
-    chunk: int
-    digests: bytes
+    blob_id: Blob
+    size: Count
+    chunk: ChunkSize
+    digests: Digests
 
     @property
     def chunks(self) -> int:
@@ -59,19 +87,19 @@ class Manifest:
 class TierSpec:
     """One tier of the federation, as a device needs it to build its model and to be measured."""
 
-    name: str
-    width: float
-    depth: int  # 0: all blocks
-    length: int  # coordinates of the tier's prefix
+    name: Id
+    width: Positive
+    depth: Count  # 0: all blocks
+    length: Number  # coordinates of the tier's prefix
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What one tier costs on this device, measured: seconds per training step, peak bytes while training."""
 
-    tier: str
-    step_s: float
-    peak_bytes: int
+    tier: Id
+    step_s: NonNegative
+    peak_bytes: Count
 
 
 # ---- device -> aggregator -------------------------------------------------------------------------------------
@@ -86,9 +114,9 @@ class Presence:
     """
 
     kind: ClassVar[str] = "presence"
-    session: int
+    session: Count
     online: bool
-    agent: str
+    agent: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +124,9 @@ class Hello:
     """Device wants in. Said again with growing pauses until a `Survey`, an `Assign` or a `Refuse` comes."""
 
     kind: ClassVar[str] = "hello"
-    session: int
-    task: str
-    agent: str
+    session: Count
+    task: Name
+    agent: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +137,11 @@ class Capability:
     """
 
     kind: ClassVar[str] = "capability"
-    session: int
-    layout: str
-    examples: int
-    link_bytes_s: float
-    probes: tuple[ProbeResult, ...]
+    session: Count
+    layout: Digest
+    examples: Count
+    link_bytes_s: NonNegative
+    probes: Annotated[tuple[ProbeResult, ...], Items(0, MAX_TIERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +149,7 @@ class Accept:
     """The device will train in this round."""
 
     kind: ClassVar[str] = "accept"
-    round: int
+    round: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +157,9 @@ class Decline:
     """The device will not (or, after an `Accept`, cannot any more) train in this round, and why."""
 
     kind: ClassVar[str] = "decline"
-    round: int
-    code: str
-    reason: str
+    round: Count
+    code: Name
+    reason: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +171,12 @@ class UpdateReady:
     """
 
     kind: ClassVar[str] = "update_ready"
-    round: int
-    base: int
-    weight: float
+    round: Count
+    base: Count
+    weight: NonNegative
     manifest: Manifest
-    metrics: dict[str, float] = field(default_factory=dict)
-    inline: bytes = b""
+    metrics: Numbers = field(default_factory=dict)
+    inline: Inline = b""
 
 
 # ---- either way -----------------------------------------------------------------------------------------------
@@ -162,8 +190,8 @@ class Pull:
     """
 
     kind: ClassVar[str] = "pull"
-    blob_id: str
-    ranges: tuple[tuple[int, int], ...]
+    blob_id: Blob
+    ranges: Annotated[tuple[tuple[ChunkIndex, ChunkIndex], ...], Items(0, MAX_RANGES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +202,9 @@ class ManifestNote:
     """
 
     kind: ClassVar[str] = "manifest"
-    segment: int
+    segment: TierIndex
     manifest: Manifest
-    inline: bytes = b""
+    inline: Inline = b""
 
 
 # ---- aggregator -> device -------------------------------------------------------------------------------------
@@ -187,11 +215,11 @@ class Survey:
     """Asks a device to build every tier of the task, to check the layout, and to measure what each costs."""
 
     kind: ClassVar[str] = "survey"
-    epoch: int
-    task: str
-    layout: str
-    tiers: tuple[TierSpec, ...]
-    batch: int
+    epoch: Count
+    task: Name
+    layout: Digest
+    tiers: Annotated[tuple[TierSpec, ...], Items(1, MAX_TIERS)]
+    batch: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +227,9 @@ class Assign:
     """The tier that the device carries from now on (an index into the survey's tiers), with the reason."""
 
     kind: ClassVar[str] = "assign"
-    epoch: int
-    tier: int
-    reason: str
+    epoch: Count
+    tier: TierIndex
+    reason: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +237,8 @@ class Refuse:
     """The device cannot take part: code, what was wrong, and what to do."""
 
     kind: ClassVar[str] = "refuse"
-    code: str
-    reason: str
+    code: Name
+    reason: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +250,16 @@ class Offer:
     """
 
     kind: ClassVar[str] = "offer"
-    round: int
-    base: int
-    tier: int
-    layout: str
-    segments: tuple[str, ...]
-    algorithm: str
-    options: dict[str, float]
-    stages: tuple[str, ...]
-    policy: str
-    deadline_s: float
+    round: Count
+    base: Count
+    tier: TierIndex
+    layout: Digest
+    segments: Annotated[tuple[Blob, ...], Items(1, MAX_TIERS)]
+    algorithm: Name
+    options: Numbers
+    stages: Annotated[tuple[Name, ...], Items(0, MAX_TIERS)]
+    policy: Label
+    deadline_s: NonNegative
 
 
 class Verdict:
@@ -248,9 +276,9 @@ class Receipt:
     """End-to-end answer to `UpdateReady`: only now may the device forget the update."""
 
     kind: ClassVar[str] = "receipt"
-    round: int
-    verdict: str
-    reason: str
+    round: Count
+    verdict: Annotated[str, OneOf(("counted", "duplicate", "late", "refused"))]
+    reason: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +286,8 @@ class Withdraw:
     """This round is over for this device (closed, aborted, or the device was not invited): stop training it."""
 
     kind: ClassVar[str] = "withdraw"
-    round: int
-    reason: str
+    round: Count
+    reason: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +295,9 @@ class Close:
     """A round ended: broadcast on `srv/round`, not retained. `outcome` is `committed` or `aborted`."""
 
     kind: ClassVar[str] = "close"
-    round: int
-    outcome: str
-    version: int
+    round: Count
+    outcome: Annotated[str, OneOf(("committed", "aborted"))]
+    version: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +308,10 @@ class Head:
     """
 
     kind: ClassVar[str] = "head"
-    epoch: int
-    version: int
-    layout: str
-    segments: tuple[str, ...]
+    epoch: Count
+    version: Count
+    layout: Digest
+    segments: Annotated[tuple[Blob, ...], Items(1, MAX_TIERS)]
 
 
 Message = (
