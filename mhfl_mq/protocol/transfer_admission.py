@@ -99,7 +99,7 @@ class Admission:
         due = self.due
         if due is None or now < due:
             return Turn((), ())
-        evicted = tuple(who for who, moved in self._moved.items() if now - moved >= self._patience_s)
+        evicted = tuple(who for who, moved in self._moved.items() if now >= moved + self._patience_s)
         for who in evicted:
             del self._costs[who], self._moved[who]
         return Turn(evicted, self._admit(now))

@@ -18,7 +18,7 @@ __all__ = ["Action", "Ask", "Complete", "GaveUp", "Phase", "Receiver", "Write"]
 WINDOW: Final = 8
 """Chunks: 8 x 256 KiB fill 100 Mbit/s at 50 ms and 20 Mbit/s at 200 ms (measured: 0.94 and 0.84 of the line)."""
 TIMEOUT_S: Final = 3.0
-"""Seconds before a first re-ask: longer than a broker's restart takes to be noticed, shorter than a round's patience."""
+"""Seconds before a first re-ask: more than a loaded broker takes, less than a round's patience."""
 TIMEOUT_LATENCIES: Final = 4.0
 """Re-ask after so many times the usual wait for a chunk, so that a slow line is not filled with repeats."""
 TIMEOUT_CAP_S: Final = 60.0
@@ -182,7 +182,7 @@ class Receiver:
         if self.phase is Phase.LISTENING:
             return self._pull(now)
         timeout = self._timeout()
-        late = [index for index, at in self._asked.items() if now - at >= timeout]
+        late = [index for index, at in self._asked.items() if now >= at + timeout]
         self._doublings += 1
         return self._ask_again(late, now)
 
@@ -197,7 +197,8 @@ class Receiver:
         self._heard = now
         for index in self._asked:
             self._asked[index] = now
-        return [] if session_present else self._ask_again(list(self._asked), now)
+        actions = [] if session_present else self._ask_again(list(self._asked), now)
+        return actions + (self._fill(now) if self.phase is Phase.PULLING else [])  # room made while the broker was gone
 
     # ---- how ----
 
