@@ -73,7 +73,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The machine is done; the process may end. `reason` is shown."""
+    """The machine is done: the process may end when what was said and shared before is out. `reason` is shown."""
 
     reason: str
 
@@ -91,7 +91,7 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send a message to one device (`d/<device>/in/cmd`)."""
+    """Send a message to one device (`d/<device>/in/cmd`). The driver fills an offer's segments in."""
 
     device: str
     message: Message
@@ -194,12 +194,17 @@ AggregatorEffect = (
 
 @dataclass(frozen=True, slots=True)
 class SavedDevice:
-    """What a device keeps over a restart. `offer` is the round it is in; `update` is set once training is done."""
+    """What a device keeps over a restart. `offer` is the round it is in; `update` is set once training is done.
+
+    `layout` is the one that it derived itself, `survey` the one that its tier was assigned from (the tiers' sizes);
+    `last_round` is the last round that it is done with.
+    """
 
     epoch: int = 0
     tier: int | None = None
     layout: str = ""
     last_round: int = 0
+    survey: Survey | None = None
     offer: Offer | None = None
     update: Manifest | None = None
     weight: float = 0.0

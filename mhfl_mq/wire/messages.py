@@ -121,12 +121,18 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Device wants in. Said again with growing pauses until a `Survey`, an `Assign` or a `Refuse` comes."""
+    """Device wants in. Said again with growing pauses until a `Survey`, an `Assign` or a `Refuse` comes.
+
+    `layout` is the layout that it derived when last surveyed; empty: never, or it lost its folder: survey it.
+    `last_round` is the last round that it is done with, so that an aggregator which lost its state reuses no number.
+    """
 
     kind: ClassVar[str] = "hello"
     session: Count
     task: Name
     agent: Text
+    layout: Label = ""
+    last_round: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
