@@ -1,0 +1,108 @@
+"""Speed of the segment core against plain numpy on the same arrays, side by side in one run on one thread.
+
+`measure()` gives one row per figure: our speed divided by the reference's (bigger is better), and its bound.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from mhfl_mq.segments import Accumulator, Arrays, Axis, Bounds, Layout, Packer, Parameter, Tier
+
+REPEATS = 9
+FOLD_BOUND = 0.9  # of numpy's in-place add of float32 into float64
+COPY_BOUND = 0.5  # of a plain copy of as many bytes
+
+
+def measure() -> list[dict[str, object]]:
+    """Rows of name, ours and reference (seconds), ratio (reference / ours), bound, ok."""
+    rows = [_fold(1.0, "fold, equal weights"), _fold(3.7, "fold, weighted by samples")]
+    for name, layout in (("CNN", cnn_layout()), ("MLP", mlp_layout())):
+        for tier in range(len(layout.tiers)):
+            rows += _pack(name, layout, tier, tier)
+        rows += _pack(name, layout, 1, len(layout.tiers) - 1)
+    return rows
+
+
+def cnn_layout() -> Layout:
+    """A VGG-like network of 25 M parameters: 3x3 convolutions, a flatten of 4x4, two linear layers."""
+    channels = [64, 128, 256, 512, 512, 512]
+    groups = {f"c{i}": _thirds(c) for i, c in enumerate(channels)} | {"fc": _thirds(1792)}
+    parameters, before = [], Axis(3)
+    for i, c in enumerate(channels):
+        out = Axis(c, group=f"c{i}")
+        parameters += [Parameter(f"{i}.weight", (out, before, Axis(3), Axis(3))), Parameter(f"{i}.bias", (out,))]
+        before = out
+    flat, hidden = Axis(512, inner=16, group="c5"), Axis(1792, group="fc")
+    parameters += [Parameter("fc.weight", (hidden, flat)), Parameter("fc.bias", (hidden,))]
+    parameters += [Parameter("head.weight", (Axis(10), hidden)), Parameter("head.bias", (Axis(10),))]
+    return Layout(TIERS, groups, tuple(parameters))
+
+
+def mlp_layout() -> Layout:
+    """Four hidden layers of 2752 units, 25 M parameters."""
+    groups = {f"h{i}": _thirds(2752) for i in range(4)}
+    parameters, before = [], Axis(784)
+    for i in range(4):
+        out = Axis(2752, group=f"h{i}")
+        parameters += [Parameter(f"{i}.weight", (out, before)), Parameter(f"{i}.bias", (out,))]
+        before = out
+    parameters.append(Parameter("head.weight", (Axis(10), before)))
+    return Layout(TIERS, groups, tuple(parameters))
+
+
+TIERS = (Tier("small", 0.25), Tier("middle", 0.5), Tier("large", 1.0))
+
+
+def _thirds(channels: int) -> tuple[int, ...]:
+    return tuple(int(channels * tier.width) for tier in TIERS)
+
+
+def _fold(weight: float, name: str) -> dict[str, object]:
+    n = 25_000_000
+    value = np.random.default_rng(1).normal(size=n).astype(np.float32)
+    plain = np.zeros(n)
+    ours = Accumulator((n,), Bounds(4000, 10.0, 10.0))
+
+    def reference() -> None:
+        np.add(plain, value, out=plain)
+
+    return _row(name, lambda: ours.fold(value, 0, weight), reference, FOLD_BOUND)
+
+
+def _pack(name: str, layout: Layout, tier: int, model: int) -> list[dict[str, object]]:
+    packer = Packer(layout, tier, model=model)
+    rng = np.random.default_rng(2)
+    arrays: Arrays = {n: rng.normal(size=shape).astype(np.float32) for n, shape in layout.shapes(model).items()}
+    flat = np.zeros(packer.length, np.float32)
+    source, target = rng.normal(size=packer.length).astype(np.float32), np.zeros(packer.length, np.float32)
+    what = f"{name} {packer.length / 1e6:.1f} M" + (" out of the full model" if model > tier else "")
+
+    def reference() -> None:
+        np.copyto(target, source)
+
+    return [
+        _row(f"gather {what}", lambda: packer.gather(arrays, flat), reference, COPY_BOUND),
+        _row(f"scatter {what}", lambda: packer.scatter(flat, arrays), reference, COPY_BOUND),
+    ]
+
+
+def _row(name: str, ours: Callable[[], object], reference: Callable[[], object], bound: float) -> dict[str, object]:
+    """Medians of both, measured in turns so that a busy machine disturbs both alike."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(REPEATS + 1):
+        for function, found in zip((ours, reference), seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:  # the first turn warms the memory up
+                found.append(time.perf_counter() - start)
+    mine, theirs = (statistics.median(found) for found in seconds)
+    ratio = theirs / mine
+    return {"name": name, "ours": mine, "reference": theirs, "ratio": ratio, "bound": bound, "ok": ratio >= bound}
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(f"{row['name']:44} {row['ratio']:6.2f} (bound {row['bound']}) {'ok' if row['ok'] else 'MISSED'}")

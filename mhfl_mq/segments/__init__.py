@@ -1,0 +1,29 @@
+"""The segment layout: nested tiers as prefixes of one flat float32 vector, and everything that adds them up."""
+
+from mhfl_mq.segments.axis import Axis
+from mhfl_mq.segments.blocks import Source
+from mhfl_mq.segments.check import Fault, UpdateCheck, check_update
+from mhfl_mq.segments.contribution import Contribution, Domain, Numbers
+from mhfl_mq.segments.fold import Accumulator, Bounds
+from mhfl_mq.segments.layout import Box, Layout, Parameter, Tier
+from mhfl_mq.segments.pack import Arrays, Packer, Vector
+
+__all__ = [
+    "Accumulator",
+    "Arrays",
+    "Axis",
+    "Bounds",
+    "Box",
+    "Contribution",
+    "Domain",
+    "Fault",
+    "Layout",
+    "Numbers",
+    "Packer",
+    "Parameter",
+    "Source",
+    "Tier",
+    "UpdateCheck",
+    "Vector",
+    "check_update",
+]

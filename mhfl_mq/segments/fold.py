@@ -1,0 +1,234 @@
+"""The fold: weighted prefixes summed as they come, in place, with one result whatever their order.
+
+Floating-point addition is not associative, so every product `weight * value` is first rounded to a grid of powers of
+two that follows from bounds known to all before the round. On the grid the sum is a sum of integers: exact, so it does
+not depend on the order, on who is absent, or on how the vector is cut into ranges.
+
+The rounding is free of branches: adding the number `1.5 * 2**52 * grid` to a product puts it into a binade whose
+spacing is the grid, so the sum's bit pattern, read as an int64, IS the rounded product in units of the grid plus a
+constant, which is taken off once at the end.
+"""
+
+import errno
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
+from mhfl_mq.segments.blocks import BLOCK, Source, read_blocks, source_length
+from mhfl_mq.segments.check import within
+from mhfl_mq.segments.pack import Vector
+
+__all__ = ["Accumulator", "Bounds"]
+
+_MANTISSA = 52  # bits of a float64's fraction
+_EXACT_SUMMANDS_LOG2 = 11  # products of up to 2**51 units each: 2**11 of them fit an int64 with a bit to spare
+
+_REMEDY = "make a new accumulator and fold again from the stored updates"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is known of a round's updates before they come: how many at most, and how large.
+
+    `value` bounds every coordinate's magnitude, `weight` every update's weight.
+    """
+
+    cohort: int
+    weight: float
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.cohort < 1:
+            raise LocalMisuse(f"a cohort of {self.cohort}")
+        for name in ("weight", "value"):
+            number = getattr(self, name)
+            if not 1e-30 <= number <= 1e30:  # beyond that, float32 and its products are no longer safe
+                raise LocalMisuse(f"a bound of {number} on each {name}", remedy="give one from 1e-30 to 1e30")
+
+    @property
+    def grid(self) -> float:
+        """The spacing (a power of two) that each `weight * value` is rounded to.
+
+        A sum of n updates is off by at most n * grid: half for the rounding to the grid, less for the product.
+        """
+        _, exponent = math.frexp(self.weight * self.value)  # the product is below 2**exponent
+        spare = max(0, math.ceil(math.log2(self.cohort)) - _EXACT_SUMMANDS_LOG2)
+        return math.ldexp(1.0, exponent - (_MANTISSA - 1) + spare)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """How one segment's sum becomes its step: the patterns to take off, the weight to divide by, the rate."""
+
+    start: int
+    stop: int
+    patterns: np.int64
+    weight: float
+    rate: float
+
+
+class Accumulator:
+    """The sum of one round's updates: an integer vector as long as the model, and the weights of each segment.
+
+    `lengths` are the layout's (the prefix of every tier). Memory: 8 bytes per coordinate and a few blocks, however
+    many devices there are.
+    """
+
+    def __init__(self, lengths: Sequence[int], bounds: Bounds) -> None:
+        self._lengths = tuple(lengths)
+        self._bounds = bounds
+        self._limit = np.float32(bounds.value)
+        self._units = np.zeros(self._lengths[-1], np.int64)
+        self._weights: list[list[float]] = [[] for _ in self._lengths]  # of each tier's updates
+        self._scratch = np.empty(min(BLOCK, self._lengths[-1]), np.float64)
+        self._magic = np.float64(1.5 * 2.0**_MANTISSA * bounds.grid)
+        self._broken = ""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds that the grid follows from."""
+        return self._bounds
+
+    @property
+    def updates(self) -> int:
+        """How many updates are in the sum."""
+        return sum(len(of_tier) for of_tier in self._weights)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each segment: that of all updates of its tier and of the larger ones, rounded once."""
+        tiers = range(len(self._lengths))
+        return tuple(math.fsum(w for of_tier in self._weights[k:] for w in of_tier) for k in tiers)
+
+    def fold(self, source: Source, tier: int, weight: float) -> None:
+        """Add `weight` times an update of `tier` (float32 array, or path of a raw little-endian float32 file).
+
+        An update that is all zeros counts like any other. Raises `LocalMisuse` for an update that `check_update`
+        refuses, for a weight beyond the bounds or for one update too many: the sum is then as it was before.
+        """
+        self._check_call(source, tier, weight)
+        done = 0
+        try:
+            for start, block in read_blocks(source, self._lengths[tier]):
+                if not within(block, self._limit):
+                    raise LocalMisuse(
+                        "an update with a number that is not finite or beyond the round's bound came to the fold",
+                        remedy="refuse it with check_update when it arrives",
+                    )
+                into = self._into(start, block)
+                np.add(into, self._rounded(block, weight), out=into)
+                done = start + block.size
+        except BaseException:
+            self._undo(source, done, weight)
+            raise
+        self._weights[tier].append(float(weight))
+
+    def finalize(self, head: Source, out: Vector | str | os.PathLike[str], server_rate: float = 1.0) -> None:
+        """Write the new model: `head + server_rate * sum / weight`, segment by segment, rounded to float32 once.
+
+        `head` and `out` are arrays or raw files of the full model's length (not one and the same file). Segments
+        that nobody held keep the head's value, bit for bit. The sum stays: this may be called again.
+        """
+        total = self._lengths[-1]
+        if self._broken:
+            raise LocalMisuse(self._broken, remedy=_REMEDY)
+        if source_length(head) != total:
+            raise LocalMisuse(f"the head has {source_length(head)} coordinates, the layout {total}")
+        moves = self._moves(server_rate)
+        if isinstance(out, np.ndarray):
+            if source_length(out) != total:
+                raise LocalMisuse(f"an array of {out.shape} to finalize into, instead of ({total},)")
+            for start, block in read_blocks(head, total):
+                out[start : start + block.size] = self._moved(start, block, moves)
+            return
+        if not isinstance(head, np.ndarray) and os.path.exists(out) and os.path.samefile(head, out):
+            raise LocalMisuse("the new model would overwrite the head while reading it", where=os.fspath(out))
+        try:
+            with open(out, "wb", buffering=0) as file:
+                for start, block in read_blocks(head, total):
+                    raw = self._moved(start, block, moves).data.cast("B")
+                    while raw:
+                        raw = raw[file.write(raw) :]
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            kind = StoreFull if full else StoreError
+            raise kind(f"cannot be written: {error.strerror}", where=os.fspath(out)) from error
+
+    # ---- inside -----------------------------------------------------------------------------------------------
+
+    def _check_call(self, source: Source, tier: int, weight: float) -> None:
+        if self._broken:
+            raise LocalMisuse(self._broken, remedy=_REMEDY)
+        if not 0 <= tier < len(self._lengths):
+            raise LocalMisuse(f"an update of tier {tier}: there are {len(self._lengths)}")
+        if not 0 < weight <= self._bounds.weight:
+            raise LocalMisuse(f"a weight of {weight}: the round's bound is {self._bounds.weight}")
+        if self.updates >= self._bounds.cohort:
+            raise LocalMisuse(f"more updates than the cohort of {self._bounds.cohort}")
+        if source_length(source) != self._lengths[tier]:
+            raise LocalMisuse(
+                f"an update of {source_length(source)} coordinates: tier {tier} has {self._lengths[tier]}",
+                remedy="refuse it with check_update when it arrives",
+            )
+
+    def _into(self, start: int, block: Vector) -> npt.NDArray[np.int64]:
+        return self._units[start : start + block.size]
+
+    def _rounded(self, block: Vector, weight: float) -> npt.NDArray[np.int64]:
+        """`weight * block` in units of the grid, plus the magic number's pattern."""
+        product = self._scratch[: block.size]
+        np.copyto(product, block)
+        if weight != 1.0:
+            np.multiply(product, weight, out=product)
+        np.add(product, self._magic, out=product)
+        return product.view(np.int64)
+
+    def _undo(self, source: Source, done: int, weight: float) -> None:
+        """Take back the blocks of an update that turned out bad: integers subtract exactly."""
+        try:
+            for start, block in read_blocks(source, done):
+                into = self._into(start, block)
+                np.subtract(into, self._rounded(block, weight), out=into)
+        except BaseException:
+            self._broken = "an update could be neither folded nor taken back: the sum is not usable"
+            raise
+
+    def _moves(self, server_rate: float) -> tuple[_Move, ...]:
+        """What finalize does to each segment that somebody held."""
+        weights, pattern = self.weights, int(self._magic.view(np.int64))
+        moves = []
+        for k, (start, stop) in enumerate(pairwise((0, *self._lengths))):
+            count = sum(len(of_tier) for of_tier in self._weights[k:])
+            if count:
+                moves.append(_Move(start, stop, _wrapped(pattern * count), weights[k], server_rate))
+        return tuple(moves)
+
+    def _moved(self, start: int, head: Vector, moves: tuple[_Move, ...]) -> Vector:
+        """The block of the new model that starts at `start`."""
+        new = np.array(head, np.float32)
+        for move in moves:
+            low, high = max(move.start, start), min(move.stop, start + head.size)
+            if low >= high:
+                continue
+            mean = (self._units[low:high] - move.patterns) * self._bounds.grid
+            mean /= move.weight
+            if move.rate != 1.0:
+                mean *= move.rate
+            part = new[low - start : high - start]
+            mean += part
+            with np.errstate(over="ignore", invalid="ignore"):
+                part[:] = mean
+            if not np.isfinite(part).all():
+                raise LocalMisuse("the new model is not finite: the head or the server's rate is wrong")
+        return new
+
+
+def _wrapped(number: int) -> np.int64:
+    """A whole number modulo 2**64, as int64: sums of patterns wrap in the same way, so nothing is lost."""
+    return np.int64((number + (1 << 63)) % (1 << 64) - (1 << 63))
