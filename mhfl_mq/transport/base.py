@@ -74,17 +74,30 @@ class Transport(Protocol):
     async def unsubscribe(self, filters: Sequence[str]) -> None: ...
 
     async def publish(
-        self, topic: str, payload: bytes | memoryview, *, qos: int = 1, retain: bool = False
+        self,
+        topic: str,
+        payload: bytes | memoryview,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expiry_s: int | None = None,
     ) -> None:
-        """QoS 1: returns when the broker has acknowledged (over reconnects if it must); QoS 0: when written.
+        """QoS 1: returns when the broker has acknowledged (over reconnects if it must); QoS 0: when handed over.
 
-        At most `limits.receive_max` publishes are in flight; more callers wait. Raises `PacketTooLarge` before
-        anything is sent when the broker would refuse the packet.
+        At most `limits.receive_max` publishes are in flight; more callers wait, and the broker sees messages in
+        the order of the calls. The payload must not change before the return. `expiry_s` is MQTT 5's message
+        expiry: the broker forgets the message after so many seconds (on MQTT 3.1.1 it is not sent). Raises
+        `PacketTooLarge` before anything is sent when the broker would refuse the packet, `BrokerRefused` when
+        the broker says that we may not publish there: MQTT 5 only, on 3.1.1 a denied publish looks like success.
         """
         ...
 
     def inbox(self) -> AsyncIterator[Inbound]:
-        """Messages in the broker's order; bounded: what is not taken out stays with the broker."""
+        """Messages in the broker's order; bounded: what is not taken out stays with the broker.
+
+        One consumer. Ends when the transport is closed; raises `BrokerRefused` when the broker does not let us
+        in any more (credentials withdrawn, or another client took our client id).
+        """
         ...
 
     def ack(self, token: int) -> None:
@@ -92,7 +105,7 @@ class Transport(Protocol):
         ...
 
     def connections(self) -> AsyncIterator[Limits]:
-        """One item per (re)connection, the first included."""
+        """One item per (re)connection, the present one included; ends and raises as `inbox` does."""
         ...
 
     async def close(self) -> None:
