@@ -1,0 +1,227 @@
+"""An aggregator's process, wired: the machine, its driver, the store, the bench, the broker."""
+
+import asyncio
+import dataclasses
+import logging
+from functools import partial
+
+from mhfl_mq.errors import MhflError, PeerFault
+from mhfl_mq.protocol.effects import (
+    Ack,
+    AggregatorEffect,
+    Alarm,
+    Announce,
+    DropFetch,
+    FetchUpdate,
+    Fold,
+    Merge,
+    OpenFold,
+    Persist,
+    Release,
+    ShareModel,
+    Tell,
+)
+from mhfl_mq.protocol.events import AggregatorEvent, Faulted, Heard, Merged, MergeFailed, Started, StopAsked
+from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.records import SavedState
+from mhfl_mq.run.bench import Bench
+from mhfl_mq.run.collecting import Collecting
+from mhfl_mq.run.driver import Driver
+from mhfl_mq.run.jobs import Jobs
+from mhfl_mq.run.mailer import Mailer
+from mhfl_mq.run.sharing import MODELS_HELD, Sharing
+from mhfl_mq.run.status import StatusBoard
+from mhfl_mq.run.traffic import Traffic
+from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.store.state import Store
+from mhfl_mq.transport.base import Inbound, Session, Transport, Will
+from mhfl_mq.wire.blobs import parse_chunk
+from mhfl_mq.wire.codec import decode, encode
+from mhfl_mq.wire.messages import Close, Head, Message, Offer, Presence, Pull
+from mhfl_mq.wire.topics import Topics, What
+
+__all__ = ["AggregatorHost"]
+
+log = logging.getLogger(__name__)
+
+CLIENT_ID = "aggregator"
+FAREWELL_S = 3.0
+"""Seconds that a process that ends gives its last messages."""
+
+
+class AggregatorHost:
+    """Runs one federation until it is stopped or has done its rounds."""
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        machine: FederationMachine,
+        saved: SavedState,
+        transport: Transport,
+        store: Store,
+        blobs: Blobs,
+        bench: Bench,
+        board: StatusBoard,
+        agent: str,
+        uploads: int,
+        keepalive_s: int = 60,
+    ) -> None:
+        self.traffic = Traffic()
+        self._topics = topics
+        self._transport = transport
+        self._store = store
+        self._blobs = blobs
+        self._bench = bench
+        self._board = board
+        self._agent = agent
+        self._keepalive_s = keepalive_s
+        self._epoch = saved.epoch + 1
+        self._models: dict[int, str] = {}  # version -> model
+        self._mailer = Mailer(transport, self.traffic, log.warning)
+        self._sharing = Sharing(transport, topics, self._mailer, self.traffic)
+        self._driver: Driver[AggregatorEvent, AggregatorEffect] = Driver(machine, self._perform)
+        self._collecting = Collecting(blobs, bench, self._pull, self.post, places=uploads)
+        self._jobs = Jobs()
+        board.watch(self.traffic)
+
+    def post(self, event: AggregatorEvent) -> None:
+        """Hand the machine an event from outside (a rollback, a stop)."""
+        self._driver.post(event)
+
+    def stop(self) -> None:
+        """Ask the aggregator to end in good order."""
+        self.post(StopAsked())
+
+    async def run(self) -> str:
+        """Connect and run rounds; returns why it ended. Raises what the driver, the store or the broker raises."""
+        presence = partial(Presence, self._epoch, agent=self._agent)
+        will = Will(self._topics.state, encode(presence(online=False)))
+        self.post(Started())
+        try:
+            await self._transport.connect(Session(self._client_id(), will, keepalive_s=self._keepalive_s))
+            await self._transport.subscribe(self._topics.aggregator_filters())
+            self._jobs.start("connections", self._watch(presence(online=True)))
+            self._jobs.start("inbox", self._listen())
+            self._jobs.start("board", self._board.keep())
+            reason = await self._jobs.guard(self._driver.run())
+            self._mailer.send(self._topics.state, presence(online=False), retain=True)
+            await self._mailer.flush(FAREWELL_S)
+            return reason
+        finally:
+            await self._jobs.close()
+            self._collecting.close()
+            self._sharing.close()
+            self._mailer.close()
+            await self._transport.close()
+
+    def _client_id(self) -> str:
+        """Stable over restarts and unlike any device's, also where two federations share a broker."""
+        return f"{CLIENT_ID}.{self._topics.federation}"
+
+    # ---- what comes in ----
+
+    async def _watch(self, birth: Presence) -> None:
+        async for limits in self._transport.connections():
+            if limits is None:
+                self._collecting.disconnected()
+                continue
+            self._mailer.send(self._topics.state, birth, retain=True)
+            self._collecting.connected(limits.session_present)
+
+    async def _listen(self) -> None:
+        async for inbound in self._transport.inbox():
+            self.traffic.into("all", len(inbound.payload))
+            device = ""
+            try:
+                place = self._topics.parse(inbound.topic)
+                device = place.device
+                self._take(device, place.what, inbound)
+            except PeerFault as fault:
+                self.post(Faulted(device or inbound.topic, str(fault), inbound.token))
+
+    def _take(self, device: str, what: What, inbound: Inbound) -> None:
+        """Chunks and pulls are the wiring's own; everything else is the machine's."""
+        if what is What.UPLOAD:
+            self._collecting.chunk(device, parse_chunk(inbound.payload))
+            self._acknowledge(inbound)
+        elif what is What.STATUS and not inbound.payload:
+            self._acknowledge(inbound)  # a retained presence that somebody cleared
+        else:
+            message = decode(inbound.payload)
+            if isinstance(message, Pull):
+                self._sharing.pull(device, message)
+                self._acknowledge(inbound)
+            else:
+                self.post(Heard(device, message, inbound.token))
+
+    def _acknowledge(self, inbound: Inbound) -> None:
+        if inbound.token:
+            self._transport.ack(inbound.token)
+
+    # ---- what goes out ----
+
+    async def _perform(self, effect: AggregatorEffect) -> None:
+        self._board.saw(effect)
+        match effect:
+            case Persist(changes, entries):
+                self._store.apply(changes, entries)
+            case Tell(device, message):
+                self._tell(device, message)
+            case Announce(message):
+                self._announce(message)
+            case ShareModel(version, model, broadcast):
+                await self._share(version, model, broadcast)
+            case FetchUpdate():
+                self._collecting.fetch(effect)
+            case DropFetch(_, device):
+                self._collecting.drop(device)
+            case OpenFold(number, base_model, members):
+                self._bench.open_fold(number, base_model, members)
+            case Fold(number, _, tier, blob_id, weight):
+                await self._bench.fold(number, tier, blob_id, weight)
+            case Merge(number):
+                self._jobs.start("merge", self._merge(number))
+            case Release(number):
+                self._bench.release(number)
+            case Ack(token):
+                self._transport.ack(token)
+            case Alarm(text):
+                log.warning(text)
+            case _:
+                raise AssertionError(f"no hand for {effect!r}")
+
+    def _tell(self, device: str, message: Message) -> None:
+        if isinstance(message, Offer):
+            segments = self._segments(message.base)[: message.tier + 1]
+            message = dataclasses.replace(message, segments=segments)
+        self._mailer.send(self._topics.command(device), message)
+
+    async def _share(self, version: int, model: str, broadcast: bool) -> None:
+        self._models[version] = model
+        for old in sorted(self._models)[:-MODELS_HELD]:
+            del self._models[old]
+        source = None if self._sharing.holds(model) else await asyncio.to_thread(self._bench.segments, model)
+        self._sharing.share(model, source, broadcast=broadcast)
+
+    def _segments(self, version: int) -> tuple[str, ...]:
+        return self._sharing.segments(self._models[version])
+
+    def _announce(self, message: Head | Close) -> None:
+        if isinstance(message, Close):
+            self._mailer.send(self._topics.round, message)
+            return
+        message = dataclasses.replace(message, segments=self._segments(message.version))
+        self._mailer.send(self._topics.head, message, retain=True)
+
+    def _pull(self, device: str, pull: Pull) -> None:
+        if self._transport.connected:  # else it would only be late: the receiver asks again
+            self._mailer.send(self._topics.command(device), pull)
+
+    async def _merge(self, number: int) -> None:
+        try:
+            merged = await self._bench.merge(number)
+        except MhflError as error:
+            self.post(MergeFailed(number, str(error)))
+        else:
+            self.post(Merged(number, merged.model, merged.metrics))

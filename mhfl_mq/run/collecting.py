@@ -1,0 +1,183 @@
+"""The way up, at the aggregator: admits updates one window of places at a time, pulls them, and proves them.
+
+An update ends as `UpdateStored` (durable on our disk, right length, finite and in bounds) or as `UpdateBad`. The
+aggregator's memory is bounded by the places, not by how many devices finish at once.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mhfl_mq.errors import StoreError
+from mhfl_mq.protocol.effects import FetchUpdate
+from mhfl_mq.protocol.events import UpdateBad, UpdateStored
+from mhfl_mq.protocol.transfer import Admission, Answer, upload_cost
+from mhfl_mq.protocol.transfer_receiver import WINDOW
+from mhfl_mq.run.bench import Bench
+from mhfl_mq.run.fetcher import Fetcher
+from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.wire.blobs import Chunk
+from mhfl_mq.wire.messages import Pull
+
+__all__ = ["Collecting"]
+
+THREAD_FROM = 4 * 1024 * 1024
+"""Bytes from which a check goes to a thread: below, the hop costs more than the check."""
+
+
+@dataclass(slots=True)
+class _Upload:
+    order: FetchUpdate
+    task: asyncio.Task[None] | None = None
+
+
+class Collecting:
+    """The uploads of one aggregator; `post` takes the events that they end in."""
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        bench: Bench,
+        send: Callable[[str, Pull], None],
+        post: Callable[[UpdateStored | UpdateBad], None],
+        *,
+        places: int,
+    ) -> None:
+        self._blobs = blobs
+        self._bench = bench
+        self._post = post
+        self._fetcher = Fetcher(blobs, send)
+        self._admission = Admission(places=places)
+        self._uploads: dict[str, _Upload] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def fetch(self, order: FetchUpdate) -> None:
+        """Get this device's update; an order for an older round of the same device is dropped."""
+        running = self._uploads.get(order.device)
+        if running is not None:
+            if running.order.round == order.round and running.order.manifest == order.manifest:
+                return
+            self.drop(order.device)
+        upload = self._uploads[order.device] = _Upload(order)
+        manifest = order.manifest
+        if order.inline or self._blobs.path(manifest.blob_id) is not None:
+            try:
+                if order.inline:
+                    self._blobs.put(manifest, order.inline)
+            except StoreError as error:
+                self._end(order, f"not kept: {error}", retry=True)
+                return
+            self._prove(upload)
+            return
+        now = self._now()
+        if self._admission.ask(order.device, upload_cost(manifest, WINDOW), now) is Answer.TOO_BIG:
+            self._end(order, f"chunks of {manifest.chunk} bytes are too large for the aggregator's memory")
+            return
+        self._start(self._admission.admitted)
+        self._set_timer()
+
+    def chunk(self, device: str, chunk: Chunk) -> None:
+        """A chunk came from this device."""
+        if self._fetcher.chunk(device, chunk):
+            self._admission.progress(device, self._now())
+
+    def drop(self, device: str) -> None:
+        """This device's update is not wanted any more."""
+        upload = self._uploads.pop(device, None)
+        if upload is None:
+            return
+        if upload.task is not None:
+            upload.task.cancel()
+        self._fetcher.cancel(device)
+        self._start(self._admission.release(device, self._now()))
+
+    def disconnected(self) -> None:
+        """The broker is gone."""
+        self._fetcher.disconnected()
+        self._admission.disconnected()
+
+    def connected(self, session_present: bool) -> None:
+        """The broker is back."""
+        self._admission.connected(self._now())
+        self._fetcher.connected(session_present)
+        self._set_timer()
+
+    def close(self) -> None:
+        """Save what is there and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for upload in self._uploads.values():
+            if upload.task is not None:
+                upload.task.cancel()
+        self._uploads.clear()
+        self._fetcher.close()
+
+    # ---- how ----
+
+    def _start(self, devices: tuple[str, ...]) -> None:
+        for device in devices:
+            upload = self._uploads.get(device)
+            if upload is None or self._fetcher.fetching(device, upload.order.manifest.blob_id):
+                continue
+            self._fetcher.fetch(device, upload.order.manifest, self._fetched(upload))
+
+    def _fetched(self, upload: _Upload) -> Callable[[str], None]:
+        def fetched(fault: str) -> None:
+            if fault:
+                self._end(upload.order, fault, retry=True)
+            else:
+                self._prove(upload)
+
+        return fetched
+
+    def _prove(self, upload: _Upload) -> None:
+        order = upload.order
+        if order.manifest.size < THREAD_FROM:
+            self._judge(order, self._bench.fault_in_update(order.manifest.blob_id, order.tier))
+        else:
+            upload.task = asyncio.create_task(self._prove_in_thread(order))
+
+    async def _prove_in_thread(self, order: FetchUpdate) -> None:
+        fault = await asyncio.to_thread(self._bench.fault_in_update, order.manifest.blob_id, order.tier)
+        self._judge(order, fault)
+
+    def _judge(self, order: FetchUpdate, fault: str) -> None:
+        if fault:
+            self._end(order, fault)
+        else:
+            self._free(order.device)
+            self._post(UpdateStored(order.round, order.device, order.manifest.blob_id))
+
+    def _end(self, order: FetchUpdate, reason: str, *, retry: bool = False) -> None:
+        self._free(order.device)
+        if not retry:
+            self._blobs.drop(order.manifest.blob_id)
+        self._post(UpdateBad(order.round, order.device, reason, retry))
+
+    def _free(self, device: str) -> None:
+        self._uploads.pop(device, None)
+        self._start(self._admission.release(device, self._now()))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._admission.due
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        turn = self._admission.tick(self._now())
+        for device in turn.evicted:
+            upload = self._uploads.pop(device, None)
+            if upload is not None:
+                self._fetcher.cancel(device)
+                reason = "sent nothing for too long"
+                self._post(UpdateBad(upload.order.round, device, reason, retry=True))
+        self._start(turn.admitted)
+        self._set_timer()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,270 @@
+"""A device's process, wired: the machine, its driver, the broker, the blobs and what trains."""
+
+import logging
+import random
+from functools import partial
+from pathlib import Path
+
+from mhfl_mq.errors import MhflError, PeerFault, StoreError
+from mhfl_mq.protocol.device import DeviceMachine
+from mhfl_mq.protocol.effects import (
+    Ack,
+    Alarm,
+    DeviceEffect,
+    FetchSegments,
+    Follow,
+    ForgetUpdate,
+    Install,
+    Probe,
+    SaveState,
+    Say,
+    StopTraining,
+    Train,
+)
+from mhfl_mq.protocol.events import (
+    Connected,
+    DeviceEvent,
+    Disconnected,
+    Faulted,
+    Fetched,
+    FetchFailed,
+    Heard,
+    Installed,
+    InstallFailed,
+    Probed,
+    ProbeFailed,
+    Started,
+    StopAsked,
+    Trained,
+    TrainFailed,
+)
+from mhfl_mq.run.driver import Driver
+from mhfl_mq.run.gathering import AGGREGATOR, Gathering
+from mhfl_mq.run.holder import Holder
+from mhfl_mq.run.jobs import Jobs
+from mhfl_mq.run.mailer import Mailer
+from mhfl_mq.run.ports import Trainer
+from mhfl_mq.run.traffic import Traffic
+from mhfl_mq.store.device import DeviceStore
+from mhfl_mq.store.served import Served
+from mhfl_mq.transport.base import Inbound, Session, Transport, Will
+from mhfl_mq.wire.blobs import DEFAULT_CHUNK, clamp_chunk, parse_chunk
+from mhfl_mq.wire.bounds import INLINE_LIMIT
+from mhfl_mq.wire.codec import decode, encode
+from mhfl_mq.wire.messages import Manifest, ManifestNote, Offer, Presence, Pull, Survey
+from mhfl_mq.wire.topics import Topics, What
+
+__all__ = ["DeviceHost"]
+
+log = logging.getLogger(__name__)
+
+FAREWELL_S = 2.0
+"""Seconds that a process that ends gives its last messages."""
+
+
+class DeviceHost:
+    """Runs one device until it is stopped."""
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        topics: Topics,
+        machine: DeviceMachine,
+        transport: Transport,
+        store: DeviceStore,
+        trainer: Trainer,
+        agent: str,
+        luck: random.Random,
+        chunk: int = DEFAULT_CHUNK,
+        keepalive_s: int = 60,
+    ) -> None:
+        self.traffic = Traffic()
+        self._device = device
+        self._topics = topics
+        self._transport = transport
+        self._store = store
+        self._blobs = store.blobs
+        self._served = Served()
+        self._trainer = trainer
+        self._agent = agent
+        self._wanted_chunk = chunk
+        self._keepalive_s = keepalive_s
+        self._mailer = Mailer(transport, self.traffic, log.warning)
+        self._gathering = Gathering(store.blobs, self._pull, luck)
+        self._holder = Holder(transport, self.traffic, lambda _peer: topics.upload(device))
+        self._driver: Driver[DeviceEvent, DeviceEffect] = Driver(machine, self._perform)
+        self._jobs = Jobs()
+        self._update: Manifest | None = None
+        self._tier = -1
+
+    def stop(self) -> None:
+        """Ask the device to end in good order."""
+        self._driver.post(StopAsked())
+
+    async def run(self) -> str:
+        """Connect and take part until stopped; returns why it ended. Raises what the driver or the broker raises."""
+        session = self._store.next_session()
+        update = self._store.load().update
+        if update is not None:
+            self._serve(update)  # finished before a restart, and not receipted yet
+        presence = partial(Presence, session, agent=self._agent)
+        status = self._topics.status(self._device)
+        will = Will(status, encode(presence(online=False)))
+        self._driver.post(Started())
+        try:
+            await self._transport.connect(Session(self._device, will, keepalive_s=self._keepalive_s))
+            await self._transport.subscribe(self._topics.device_filters(self._device))
+            self._jobs.start("connections", self._watch(session, presence(online=True)))
+            self._jobs.start("inbox", self._listen())
+            reason = await self._jobs.guard(self._driver.run())
+            self._mailer.send(status, presence(online=False), retain=True)
+            await self._mailer.flush(FAREWELL_S)
+            return reason
+        finally:
+            await self._jobs.close()
+            self._gathering.close()
+            self._holder.close()
+            self._mailer.close()
+            await self._trainer.close()
+            await self._transport.close()
+
+    # ---- what comes in ----
+
+    async def _watch(self, session: int, birth: Presence) -> None:
+        """Say that we are here on every connection, and tell the machine."""
+        async for limits in self._transport.connections():
+            if limits is None:
+                self._gathering.disconnected()
+                self._driver.post(Disconnected())
+                continue
+            self._mailer.send(self._topics.status(self._device), birth, retain=True)
+            self._gathering.connected(limits.session_present)
+            self._driver.post(Connected(session, limits.max_packet))
+
+    async def _listen(self) -> None:
+        async for inbound in self._transport.inbox():
+            self.traffic.into("all", len(inbound.payload))
+            try:
+                self._take(inbound)
+            except PeerFault as fault:
+                self._driver.post(Faulted(inbound.topic, str(fault), inbound.token))
+
+    def _take(self, inbound: Inbound) -> None:
+        """Chunks, pulls and manifests are the wiring's own; everything else is the machine's."""
+        place = self._topics.parse(inbound.topic)
+        if place.what in (What.CAROUSEL, What.REPAIR):
+            self._gathering.chunk(parse_chunk(inbound.payload))
+            self._acknowledge(inbound)
+            return
+        message = decode(inbound.payload)
+        match message:
+            case ManifestNote():
+                self._gathering.note(message)
+                self._acknowledge(inbound)
+            case Pull():
+                self._holder.pull(AGGREGATOR, message)
+                self._acknowledge(inbound)
+            case _:
+                self._driver.post(Heard(AGGREGATOR, message, inbound.token))
+
+    def _acknowledge(self, inbound: Inbound) -> None:
+        if inbound.token:
+            self._transport.ack(inbound.token)
+
+    # ---- what goes out ----
+
+    async def _perform(self, effect: DeviceEffect) -> None:
+        match effect:
+            case SaveState(state):
+                self._store.save(state)
+            case Say(message):
+                self._mailer.send(self._topics.event(self._device), message)
+            case Ack(token):
+                self._transport.ack(token)
+            case Probe(survey, session):
+                self._jobs.start("probe", self._probe(survey, session))
+            case Follow(tier):
+                self._jobs.start("follow", self._follow(tier))
+            case FetchSegments(offer):
+                self._gathering.want("round", offer.segments, partial(self._fetched, offer.round))
+            case Train(offer):
+                self._jobs.start("train", self._train(offer))
+            case StopTraining():
+                self._gathering.forget("round")
+                self._jobs.cancel("train")
+            case ForgetUpdate():
+                self._forget_update()
+            case Install(head):
+                segments = head.segments[: self._tier + 1]
+                self._gathering.want("head", segments, partial(self._installed, head.version))
+            case Alarm(text):
+                log.warning(text)
+            case _:
+                raise AssertionError(f"no hand for {effect!r}")
+
+    def _pull(self, pull: Pull) -> None:
+        if self._transport.connected:  # else it would only be late: the receiver asks again
+            self._mailer.send(self._topics.pull(self._device), pull)
+
+    async def _follow(self, tier: int) -> None:
+        wanted = self._topics.tier_filters(tier)
+        old = self._topics.tier_filters(self._tier) if self._tier >= 0 else []
+        self._tier = tier
+        gone = [one for one, _ in old if one not in {other for other, _ in wanted}]
+        new = [one for one in wanted if one not in old]
+        if gone:
+            await self._transport.unsubscribe(gone)
+        if new:
+            await self._transport.subscribe(new)
+
+    async def _probe(self, survey: Survey, session: int) -> None:
+        try:
+            capability = await self._trainer.probe(survey, session)
+        except MhflError as error:
+            self._driver.post(ProbeFailed(str(error)))
+        else:
+            self._driver.post(Probed(capability))
+
+    def _fetched(self, number: int, fault: str) -> None:
+        self._driver.post(FetchFailed(number, fault) if fault else Fetched(number))
+
+    def _installed(self, version: int, fault: str) -> None:
+        self._driver.post(InstallFailed(version, fault) if fault else Installed(version))
+
+    async def _train(self, offer: Offer) -> None:
+        try:
+            result = await self._trainer.train(offer, [self._segment(blob_id) for blob_id in offer.segments])
+            chunk = clamp_chunk(self._transport.limits.max_packet, self._wanted_chunk)
+            manifest = self._blobs.adopt(result.update, chunk)
+        except MhflError as error:
+            self._driver.post(TrainFailed(offer.round, str(error)))
+            return
+        self._serve(manifest)
+        self._driver.post(Trained(offer.round, manifest, result.weight, dict(result.metrics), self._inline(manifest)))
+
+    def _segment(self, blob_id: str) -> Path:
+        path = self._blobs.path(blob_id)
+        if path is None:
+            raise StoreError("a segment that was fetched is gone", where=blob_id)
+        return path
+
+    def _serve(self, manifest: Manifest) -> None:
+        path = self._blobs.path(manifest.blob_id)
+        if path is None:
+            return
+        self._update = manifest
+        self._served.hold(manifest, path)
+        self._holder.hold(manifest, partial(self._served.read, manifest.blob_id))
+
+    def _inline(self, manifest: Manifest) -> bytes:
+        if manifest.size > INLINE_LIMIT:
+            return b""
+        return b"".join(self._served.read(manifest.blob_id, index) for index in range(manifest.chunks))
+
+    def _forget_update(self) -> None:
+        if self._update is not None:
+            self._holder.drop(self._update.blob_id)
+            self._served.drop(self._update.blob_id)
+            self._blobs.drop(self._update.blob_id)
+            self._update = None

@@ -1,0 +1,164 @@
+"""Gets blobs: any number of receivers over one blob store, with their timers.
+
+A fetch is known by the peer that holds the blob and by the blob's id. Chunks are handed in as they come, and may be
+acknowledged to the broker when `chunk` returns: they are written then.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mhfl_mq.errors import StoreError
+from mhfl_mq.protocol.transfer import Ask, Complete, GaveUp, Receiver, Write
+from mhfl_mq.protocol.transfer_receiver import Action
+from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.wire.blobs import Chunk
+from mhfl_mq.wire.messages import Manifest, Pull
+
+__all__ = ["Fetcher"]
+
+FLUSH_IN_THREAD_FROM = 4 * 1024 * 1024
+"""Bytes from which waiting for the disk goes to a thread: below, the hop costs as much as the wait."""
+PREFIX = 32  # hexadecimal digits of a blob id that a chunk carries
+
+
+@dataclass(slots=True)
+class _Fetch:
+    peer: str
+    receiver: Receiver
+    done: Callable[[str], None]
+    flushing: asyncio.Task[None] | None = None
+
+
+class Fetcher:
+    """The fetches of one process. `ask(peer, pull)` sends a pull to the peer that holds the blob."""
+
+    def __init__(self, blobs: Blobs, ask: Callable[[str, Pull], None]) -> None:
+        self._blobs = blobs
+        self._ask = ask
+        self._fetches: dict[tuple[str, str], _Fetch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def fetch(self, peer: str, manifest: Manifest, done: Callable[[str], None], *, listen_s: float = 0.0) -> None:
+        """Get a blob; `done("")` when it is there and durable, `done(why)` when it cannot be had.
+
+        A blob that is being fetched from this peer already goes on, and only the new `done` is called.
+        """
+        key = (peer, manifest.blob_id[:PREFIX])
+        running = self._fetches.get(key)
+        if running is not None:
+            running.done = done
+            return
+        now = self._now()
+        receiver = Receiver(manifest, self._blobs.begin(manifest), listen_s=listen_s)
+        fetch = self._fetches[key] = _Fetch(peer, receiver, done)
+        self._perform(key, fetch, receiver.start(now))
+
+    def fetching(self, peer: str, blob_id: str) -> bool:
+        """Whether this blob is being fetched from this peer."""
+        return (peer, blob_id[:PREFIX]) in self._fetches
+
+    def progress(self, peer: str) -> bool:
+        """Whether anything is being fetched from this peer."""
+        return any(key[0] == peer for key in self._fetches)
+
+    def chunk(self, peer: str, chunk: Chunk) -> bool:
+        """A chunk came from this peer; false when nobody waits for it. It is written when this returns."""
+        key = (peer, chunk.blob)
+        fetch = self._fetches.get(key)
+        if fetch is None:
+            return False
+        self._perform(key, fetch, fetch.receiver.take(chunk, self._now()))
+        return True
+
+    def cancel(self, peer: str, blob_id: str | None = None) -> None:
+        """Stop fetching this blob, or all blobs, from this peer; what is there stays for a resume."""
+        for key in [key for key in self._fetches if key[0] == peer and blob_id in (None, self._id(key))]:
+            self._pause(self._fetches.pop(key))
+
+    def disconnected(self) -> None:
+        """The broker is gone."""
+        for fetch in self._fetches.values():
+            fetch.receiver.disconnected()
+
+    def connected(self, session_present: bool) -> None:
+        """The broker is back."""
+        for key, fetch in list(self._fetches.items()):
+            self._perform(key, fetch, fetch.receiver.connected(self._now(), session_present))
+
+    def close(self) -> None:
+        """Save what is there and stop."""
+        for fetch in self._fetches.values():
+            self._pause(fetch)
+        self._fetches.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ---- how ----
+
+    def _perform(self, key: tuple[str, str], fetch: _Fetch, actions: list[Action]) -> None:
+        manifest = fetch.receiver.manifest
+        try:
+            for action in actions:
+                match action:
+                    case Ask(ranges):
+                        self._ask(fetch.peer, Pull(manifest.blob_id, ranges))
+                    case Write(offset, data):
+                        self._blobs.write_proven(manifest.blob_id, offset, data)
+                    case Complete():
+                        self._finish(key, fetch)
+                    case GaveUp(reason):
+                        self._blobs.drop(manifest.blob_id)
+                        self._end(key, reason)
+        except StoreError as error:  # a full disk: this blob cannot be kept, the process goes on
+            self._end(key, str(error))
+        self._set_timer()
+
+    def _finish(self, key: tuple[str, str], fetch: _Fetch) -> None:
+        manifest = fetch.receiver.manifest
+        if manifest.size < FLUSH_IN_THREAD_FROM:
+            self._blobs.finish(manifest.blob_id)
+            self._end(key, "")
+        else:
+            fetch.flushing = asyncio.create_task(self._flush(key, manifest.blob_id))
+
+    async def _flush(self, key: tuple[str, str], blob_id: str) -> None:
+        try:
+            await asyncio.to_thread(self._blobs.flush, blob_id)
+            self._blobs.finish(blob_id)
+        except StoreError as error:
+            self._end(key, str(error))
+        else:
+            self._end(key, "")
+
+    def _end(self, key: tuple[str, str], fault: str) -> None:
+        fetch = self._fetches.pop(key)
+        fetch.done(fault)
+
+    def _pause(self, fetch: _Fetch) -> None:
+        if fetch.flushing is not None:
+            fetch.flushing.cancel()
+        with contextlib.suppress(StoreError):  # without it a resume starts from an older bitmap, and is right too
+            self._blobs.pause(fetch.receiver.manifest.blob_id)
+
+    def _id(self, key: tuple[str, str]) -> str:
+        return self._fetches[key].receiver.manifest.blob_id
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        dues = [due for fetch in self._fetches.values() if (due := fetch.receiver.due) is not None]
+        if dues:
+            self._timer = asyncio.get_running_loop().call_at(min(dues), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        for key, fetch in list(self._fetches.items()):
+            if key in self._fetches:
+                self._perform(key, fetch, fetch.receiver.tick(self._now()))
+        self._set_timer()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,110 @@
+"""The board: what a running aggregator shows of itself, as a small file that `mhfl status` reads.
+
+What is durable (rounds, versions, devices) stands in the store; the board adds what only the process knows: who is
+present, how many bytes went by, where the time went. It is written at most once a second and never waited for.
+"""
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mhfl_mq.protocol.effects import AggregatorEffect, Merge, Persist
+from mhfl_mq.protocol.records import RoundClosed, RoundOpened, UpdateCounted
+from mhfl_mq.run.clock import Clock
+from mhfl_mq.run.traffic import Traffic
+
+__all__ = ["BOARD", "StatusBoard", "read_board"]
+
+BOARD = "status.json"
+"""Its file's name in the aggregator's state folder."""
+WRITE_EVERY_S = 1.0
+FLOAT = 4  # bytes
+
+
+class StatusBoard:
+    """Counts while the process runs, on top of what an earlier process of the same folder counted."""
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        lengths: Sequence[int],
+        describe: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._path = folder / BOARD
+        self._clock = clock
+        self._lengths = tuple(lengths)
+        self._describe = describe
+        before = read_board(folder)
+        self._bytes_before: Counter[str] = Counter(before.get("bytes", {}))
+        self._seconds: dict[str, float] = {"train": 0.0, "collect": 0.0, "merge": 0.0, **before.get("seconds", {})}
+        self._trainings = int(before.get("trainings", 0))
+        self._unicast = 0
+        self._traffic = Traffic()
+        self._opened_at = self._merging_at = clock.monotonic()
+        self._started_at = clock.monotonic()
+
+    def watch(self, traffic: Traffic) -> None:
+        """Show this traffic."""
+        self._traffic = traffic
+
+    def saw(self, effect: AggregatorEffect) -> None:
+        """Take the time of an effect that is about to be performed."""
+        now = self._clock.monotonic()
+        match effect:
+            case Persist(changes, _):
+                for change in changes:
+                    if isinstance(change, RoundOpened):
+                        self._opened_at = now
+                        self._unicast += sum(FLOAT * self._lengths[tier] for _, tier in change.cohort)
+                    elif isinstance(change, UpdateCounted):
+                        self._seconds["train"] += change.metrics.get("seconds", 0.0)
+                        self._trainings += 1
+                    elif isinstance(change, RoundClosed) and change.outcome == "committed":
+                        self._seconds["merge"] += now - self._merging_at
+            case Merge():
+                self._merging_at = now
+                self._seconds["collect"] += now - self._opened_at
+
+    def show(self) -> dict[str, Any]:
+        """The board as it stands."""
+        return {
+            **self._describe(),
+            "at": self._clock.now().isoformat(timespec="seconds"),
+            "pid": os.getpid(),
+            "bytes": {
+                "up": self._bytes_before["up"] + self._traffic.received.total(),
+                "down": self._bytes_before["down"] + self._traffic.sent.total(),
+                "down_if_unicast": self._bytes_before["down_if_unicast"] + self._unicast,
+            },
+            "seconds": dict(self._seconds),
+            "trainings": self._trainings,
+        }
+
+    def write(self) -> None:
+        """Replace the file; a disk without room costs the board, not the federation."""
+        draft = self._path.with_suffix(".tmp")
+        try:
+            draft.write_text(json.dumps(self.show(), ensure_ascii=False))
+            draft.replace(self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+
+    async def keep(self) -> None:
+        """Write the board every second, for ever."""
+        while True:
+            self.write()
+            await asyncio.sleep(WRITE_EVERY_S)
+
+
+def read_board(folder: Path) -> dict[str, Any]:
+    """The board that an aggregator left in its state folder; empty when there is none."""
+    try:
+        board = json.loads((folder / BOARD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return board if isinstance(board, dict) else {}
