@@ -1,5 +1,6 @@
 """Everything that a machine can ask for. The driver performs effects in list order; after a failed `Persist` or
-`SaveState` nothing later runs. Long work (fetch, train, merge, ...) is started by its effect and comes back as an event.
+`SaveState` nothing later runs. Long work (fetch, train, merge, ...) is started by its effect and comes back as an
+event.
 """
 
 from collections.abc import Mapping
