@@ -32,6 +32,7 @@ __all__ = [
     "Items",
     "Label",
     "Length",
+    "MaybeDigest",
     "Name",
     "NonNegative",
     "Number",
@@ -144,6 +145,7 @@ Id = Annotated[str, Pattern(r"[A-Za-z0-9_-]{1,64}", "1 to 64 of A-Z a-z 0-9 _ -"
 Name = Annotated[str, Pattern(_NAME + "{1,64}", "1 to 64 of A-Z a-z 0-9 _ . : / + -")]
 Label = Annotated[str, Pattern(_NAME + "{0,128}", "0 to 128 of A-Z a-z 0-9 _ . : / + -")]
 Digest = Annotated[str, Pattern(r"[0-9a-f]{64}", _SHA256)]
+MaybeDigest = Annotated[str, Pattern(r"(?:[0-9a-f]{64})?", f"{_SHA256}, or empty")]
 Blob = Annotated[str, Pattern(r"[0-9a-f]{64}", f"blob id, {_SHA256}")]
 Text = Annotated[str, Words(512)]
 Digests = Annotated[bytes, Length(MAX_CHUNKS * 16, 16)]

@@ -54,15 +54,7 @@ def encode(message: Message, *, key: bytes = b"") -> bytes:
         rest: bytes = msgpack.packb([VERSION, message.kind, shape.dump(message)])
     except Wrong as wrong:
         raise LocalMisuse(wrong.what, where=wrong.under(message.kind).path) from None
-    except UnicodeEncodeError:  # a lone surrogate; only a dict's key can hold one here, all else is checked
-        raise LocalMisuse("has a character that UTF-8 cannot hold", where=message.kind) from None
-    if len(rest) + TAG_BYTES > frame_limit(message.kind):
-        raise LocalMisuse(
-            f"a frame of {len(rest) + TAG_BYTES} bytes, at most {frame_limit(message.kind)} are allowed",
-            where=message.kind,
-            remedy="send the blob in chunks, not inline",
-        )
-    return _tag(rest, key) + rest
+    return _tag(rest, key) + rest  # never over `frame_limit`: the bounds of the fields see to it
 
 
 def decode(frame: bytes | memoryview, *, key: bytes = b"") -> Message:
@@ -150,16 +142,14 @@ def unpack(data: bytes | memoryview, *, max_bytes: int = PLAIN_LIMIT, max_items:
     return value
 
 
-def _check_plain(value: object, depth: int) -> None:
+def _check_plain(value: Any, depth: int) -> None:
     """Raise `Wrong` unless `pack` may write this value; recursion ends at `PLAIN_DEPTH`."""
-    if isinstance(value, list | tuple | dict):
+    if type(value) in (list, tuple, dict):  # exactly: msgpack's ExtType is a tuple too
         if depth == 0:
             raise Wrong(f"nested deeper than {PLAIN_DEPTH}")
-        if isinstance(value, dict):
-            if not all(type(name) is str for name in value):
-                raise Wrong("a key that is not str")
-            value = value.values()
-        for one in value:
+        if isinstance(value, dict) and not all(type(name) is str for name in value):
+            raise Wrong("a key that is not str")
+        for one in value.values() if isinstance(value, dict) else value:
             _check_plain(one, depth - 1)
     elif isinstance(value, float):
         if value - value != 0.0:

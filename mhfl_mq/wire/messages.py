@@ -24,6 +24,7 @@ from mhfl_mq.wire.bounds import (
     Inline,
     Items,
     Label,
+    MaybeDigest,
     Name,
     NonNegative,
     Number,
@@ -131,7 +132,7 @@ class Hello:
     session: Count
     task: Name
     agent: Text
-    layout: Label = ""
+    layout: MaybeDigest = ""
     last_round: Count = 0
 
 
