@@ -123,8 +123,12 @@ def _with_options(address: BrokerAddress, query: str) -> BrokerAddress:
         if key in ("ca", "cert", "key"):
             if not address.tls:
                 raise ConfigError(f"{key}= needs TLS", where="broker URL", remedy="use mqtts:// or wss://")
-            names = {"ca": "ca_file", "cert": "cert_file", "key": "key_file"}
-            address = replace(address, **{names[key]: value})
+            if key == "ca":
+                address = replace(address, ca_file=value)
+            elif key == "cert":
+                address = replace(address, cert_file=value)
+            else:
+                address = replace(address, key_file=value)
         elif key == "password_file":
             address = replace(address, password=_read_password(value))
         elif key == "max_packet":

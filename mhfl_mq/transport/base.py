@@ -104,8 +104,8 @@ class Transport(Protocol):
         """Tell the broker that this message is durable on our side."""
         ...
 
-    def connections(self) -> AsyncIterator[Limits]:
-        """One item per (re)connection, the present one included; ends and raises as `inbox` does."""
+    def connections(self) -> AsyncIterator[Limits | None]:
+        """One item per (re)connection, the present one included, and None for every loss; ends as `inbox` does."""
         ...
 
     async def close(self) -> None:

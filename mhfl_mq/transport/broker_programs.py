@@ -131,7 +131,7 @@ jetstream {{
 mqtt {{
   host: "{host}"
   port: {port}
-  ack_wait: "5s"
+  ack_wait: "2s"
   max_ack_pending: 16
 }}
 authorization {{

@@ -6,6 +6,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from mhfl_mq.errors import BrokerRefused, BrokerUnreachable
@@ -105,10 +106,9 @@ async def _tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> ssl.S
 
 async def _websocket(sock: socket.socket, address: BrokerAddress) -> WebsocketStream:
     key = base64.b64encode(secrets.token_bytes(16))
-    rest = memoryview(handshake_request(address.host, address.port, address.path, key))
+    rest = handshake_request(address.host, address.port, address.path, key)
     while rest:
-        view = rest
-        rest = rest[await _patiently(sock, lambda view=view: sock.send(view)) :]  # type: ignore[misc]
+        rest = rest[await _patiently(sock, partial(sock.send, rest)) :]
     answer = b""
     while b"\r\n\r\n" not in answer:
         piece = await _patiently(sock, lambda: sock.recv(4096))
@@ -142,9 +142,14 @@ async def _patiently(sock: socket.socket, attempt: Callable[[], T]) -> T:
             watch, unwatch = loop.add_writer, loop.remove_writer
         except (BlockingIOError, ssl.SSLWantReadError):
             watch, unwatch = loop.add_reader, loop.remove_reader
-        ready = loop.create_future()
-        watch(sock, lambda ready=ready: ready.done() or ready.set_result(None))
+        ready: asyncio.Future[None] = loop.create_future()
+        watch(sock, _settle, ready)
         try:
             await ready
         finally:
             unwatch(sock)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -63,17 +63,18 @@ class EmbeddedBroker:
         home = Path(folder)
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         passwords = _passwords(home / "credentials.json")
-        for attempt in range(_PORT_TRIES):
+        tries_left = 1 if port is not None else _PORT_TRIES
+        while True:
             broker = cls(home, program, port if port is not None else _free_port(), passwords)
+            tries_left -= 1
             try:
                 broker.restart()
             except TransportError:
-                if port is not None or attempt == _PORT_TRIES - 1:
+                if not tries_left:
                     raise
             else:
-                break
-        log.info("broker: %s %s on %s:%d, state in %s", broker.name, broker.version, _HOST, broker.port, home)
-        return broker
+                log.info("broker: %s %s on %s:%d", broker.name, broker.version, _HOST, broker.port)
+                return broker
 
     @property
     def name(self) -> str:
@@ -187,17 +188,17 @@ def _passwords(path: Path) -> dict[str, str]:
     if path.exists():
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            return {role: str(kept[role]) for role in _ROLES}
+            return {str(role): str(kept[role]) for role in _ROLES}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 "this is not a credentials file of mhfl-mq",
                 where=str(path),
                 remedy="delete it: new passwords are made at the next start",
             ) from error
-    passwords = {role: secrets.token_urlsafe(18) for role in _ROLES}
+    passwords: dict[str, str] = {role: secrets.token_urlsafe(18) for role in _ROLES}
     with open(path, "w", encoding="utf-8", opener=_private) as file:
         json.dump(passwords, file)
-    return dict(passwords)
+    return passwords
 
 
 def _private(path: str, flags: int) -> int:

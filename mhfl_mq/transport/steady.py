@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 WINDOW = 16  # QoS 1 packets in flight, either way: 4 MiB of chunks fill 100 Mbit/s at 100 ms (notes on windows)
 _FILTERS_AT_ONCE = 8  # AWS IoT takes no more in one SUBSCRIBE
 _STEADY_S = 10.0  # a connection that held so long was a good one: the next failure is a first failure
+_SHORT_LIVES = 5  # in a row: worth a warning
 _REFUSALS = 3  # a broker that reloads its passwords may refuse once or twice
 _GRANT_S = 20.0  # a broker that does not answer a SUBSCRIBE in this time will not
 # No broker that we know takes less than 64 KiB, so only larger packets are suspected of breaking connections.
@@ -62,6 +63,7 @@ class SteadyTransport(LinkEvents):
         self._limits = Limits(protocol=0, max_packet=0, receive_max=0, session_present=False)
         self._epoch = 0  # counts connections: the upper bits of a token
         self._opened_at = 0.0
+        self._short_lives = 0  # connections in a row that did not hold
         self._ready = False  # subscriptions are in place on the present connection
         self._answered = False  # the broker acknowledged something on it
         self._filters: dict[str, int] = {}
@@ -69,7 +71,7 @@ class SteadyTransport(LinkEvents):
         self._unacknowledged: set[int] = set()
         self._outbox = Outbox()
         self._inbox = Inbox(self._steer_reading)
-        self._feeds: list[Feed[Limits]] = []
+        self._feeds: list[Feed[Limits | None]] = []
         self._waiters: list[asyncio.Future[None]] = []  # of those who need a connection
         self._down: asyncio.Event | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -144,9 +146,9 @@ class SteadyTransport(LinkEvents):
             self._unacknowledged.remove(packet_id)
             self._link.ack(packet_id)
 
-    def connections(self) -> AsyncIterator[Limits]:
-        """One item per (re)connection, the present one included; ends and raises as `inbox` does."""
-        feed: Feed[Limits] = Feed()
+    def connections(self) -> AsyncIterator[Limits | None]:
+        """The present connection, every loss (None) and every reconnection; ends and raises as `inbox` does."""
+        feed: Feed[Limits | None] = Feed()
         if self._ready:
             feed.put(self._limits)
         if self._over is not None:
@@ -219,6 +221,9 @@ class SteadyTransport(LinkEvents):
     def lost(self, why: str, fatal: TransportError | None) -> None:
         log.info("%s: connection to %s lost: %s", self._session.client_id, self._address, why)
         self._link = self._opening = None
+        if self._ready:
+            for feed in self._feeds:
+                feed.put(None)
         self._ready = False
         for grant in self._grants.values():
             if not grant.done():
@@ -227,6 +232,17 @@ class SteadyTransport(LinkEvents):
         self._suspect_oversize(self._outbox.ground())
         if asyncio.get_running_loop().time() - self._opened_at >= _STEADY_S:
             self._backoff.reset()
+            self._short_lives = 0
+        else:
+            self._short_lives += 1
+            if self._short_lives % _SHORT_LIVES == 0:
+                log.warning(
+                    "%s: %d connections to %s in a row broke within %.0f s: does another client use this id?",
+                    self._session.client_id,
+                    self._short_lives,
+                    self._address,
+                    _STEADY_S,
+                )
         if fatal is not None:
             self._finish(fatal)
         elif self._down is not None:
@@ -294,9 +310,12 @@ class SteadyTransport(LinkEvents):
         self._ready = False
         if self._keeper is not None and self._keeper is not asyncio.current_task():
             self._keeper.cancel()
-        for future in [*self._grants.values(), *self._waiters]:
-            if not future.done():
-                future.set_exception(self._over)
+        for grant in self._grants.values():
+            if not grant.done():
+                grant.set_exception(self._over)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(self._over)
         self._grants.clear()
         self._waiters.clear()
         self._outbox.fail(self._over)

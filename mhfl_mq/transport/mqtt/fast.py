@@ -19,8 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.client import MQTTErrorCode
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 
 __all__ = ["MAX_INBOUND", "FastClient", "fast_client_fits"]
@@ -164,7 +163,9 @@ class FastClient(paho.Client):
                 reason = body[2] if len(body) > 2 else 0
                 self.on_fast_puback(int.from_bytes(body[:2], "big"), reason)
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
-            self._in_packet.update(command=command, remaining_length=length, packet=bytearray(body))
+            self._in_packet["command"] = command
+            self._in_packet["remaining_length"] = length
+            self._in_packet["packet"] = bytearray(body)
             return self._packet_handle()
         except (MalformedPacket, IndexError, UnicodeDecodeError):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL

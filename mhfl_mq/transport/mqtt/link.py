@@ -96,9 +96,11 @@ class PahoLink:
         problem: TransportError | None = None
         for protocol in self._spoken.candidates():
             try:
-                if clean and protocol == 4 and session.expiry_s:
-                    # 3.1.1 cannot forget and then remember in one connection.
-                    await self._attempt(Session(session.client_id), protocol, clean=True, announce=False)
+                if clean and session.expiry_s:
+                    # MQTT 3.1.1 cannot forget and then remember in one connection, and mosquitto 2.0.11 does
+                    # not write a session to disk that began with MQTT 5's clean start.
+                    wipe = Session(session.client_id, expiry_s=0)
+                    await self._attempt(wipe, protocol, clean=True, announce=False)
                     await self.close()
                     self._gone = self._loop.create_future()
                     clean = False
@@ -209,7 +211,7 @@ class PahoLink:
         if session.will is not None:
             client.will_set(session.will.topic, session.will.payload, qos=1, retain=True)
         if client.protocol == MQTTProtocolVersion.MQTTv5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = session.expiry_s
             properties.ReceiveMaximum = WINDOW
             properties.MaximumPacketSize = MAX_INBOUND

@@ -75,7 +75,7 @@ class StockClient(paho.Client):
         """Queue a PUBLISH."""
         properties = None
         if expiry_s is not None and self.protocol == MQTTProtocolVersion.MQTTv5:
-            properties = Properties(PacketTypes.PUBLISH)
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = expiry_s
         info = self.publish(topic, bytes(payload), qos, retain, properties)
         if qos:
@@ -89,7 +89,7 @@ class StockClient(paho.Client):
         """paho cannot be told."""
 
     def _heard(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        self.on_fast_publish(message.topic, message.payload, message.qos, message.retain, message.mid)
+        self.on_fast_publish(message.topic, bytes(message.payload), message.qos, message.retain, message.mid)
 
     def _answered(self, client: paho.Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
         packet_id = self._packet_ids.pop(mid, None)
