@@ -5,7 +5,7 @@ import dataclasses
 import logging
 from functools import partial
 
-from mhfl_mq.errors import MhflError, PeerFault
+from mhfl_mq.errors import ConfigError, MhflError, PeerFault
 from mhfl_mq.protocol.effects import (
     Ack,
     AggregatorEffect,
@@ -21,7 +21,16 @@ from mhfl_mq.protocol.effects import (
     ShareModel,
     Tell,
 )
-from mhfl_mq.protocol.events import AggregatorEvent, Faulted, Heard, Merged, MergeFailed, Started, StopAsked
+from mhfl_mq.protocol.events import (
+    AggregatorEvent,
+    Faulted,
+    Heard,
+    Merged,
+    MergeFailed,
+    RollbackAsked,
+    Started,
+    StopAsked,
+)
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import SavedState
 from mhfl_mq.run.bench import Bench
@@ -33,9 +42,11 @@ from mhfl_mq.run.sharing import MODELS_HELD, Sharing
 from mhfl_mq.run.status import StatusBoard
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.store.requests import drop_request, pending_requests
 from mhfl_mq.store.state import Store
+from mhfl_mq.store.versions import plan_rollback
 from mhfl_mq.transport.base import Inbound, Session, Transport, Will
-from mhfl_mq.wire.blobs import parse_chunk
+from mhfl_mq.wire.blobs import clamp_chunk, parse_chunk
 from mhfl_mq.wire.codec import decode, encode
 from mhfl_mq.wire.messages import Close, Head, Message, Offer, Presence, Pull
 from mhfl_mq.wire.topics import Topics, What
@@ -45,6 +56,7 @@ __all__ = ["AggregatorHost"]
 log = logging.getLogger(__name__)
 
 CLIENT_ID = "aggregator"
+REQUESTS_EVERY_S = 1.0
 FAREWELL_S = 3.0
 """Seconds that a process that ends gives its last messages."""
 
@@ -64,6 +76,7 @@ class AggregatorHost:
         bench: Bench,
         board: StatusBoard,
         agent: str,
+        chunk: int,
         uploads: int,
         keepalive_s: int = 60,
     ) -> None:
@@ -75,6 +88,7 @@ class AggregatorHost:
         self._bench = bench
         self._board = board
         self._agent = agent
+        self._wanted_chunk = chunk
         self._keepalive_s = keepalive_s
         self._epoch = saved.epoch + 1
         self._models: dict[int, str] = {}  # version -> model
@@ -104,6 +118,7 @@ class AggregatorHost:
             self._jobs.start("connections", self._watch(presence(online=True)))
             self._jobs.start("inbox", self._listen())
             self._jobs.start("board", self._board.keep())
+            self._jobs.start("requests", self._take_requests())
             reason = await self._jobs.guard(self._driver.run())
             self._mailer.send(self._topics.state, presence(online=False), retain=True)
             await self._mailer.flush(FAREWELL_S)
@@ -159,6 +174,20 @@ class AggregatorHost:
         if inbound.token:
             self._transport.ack(inbound.token)
 
+    async def _take_requests(self) -> None:
+        """Take up what operators asked for; a request goes when it is durable, or can never be done."""
+        while True:
+            for request in pending_requests(self._store.folder):
+                try:
+                    added, _ = plan_rollback(self._store.view, request.version, request.reason, request.who)
+                except ConfigError as error:  # done by now, or never possible
+                    log.info("request %s: %s", request.path.name, error)
+                    drop_request(request)
+                    continue
+                metrics = dict(added.metrics)
+                self.post(RollbackAsked(request.version, added.model, metrics, request.reason, request.who))
+            await asyncio.sleep(REQUESTS_EVERY_S)
+
     # ---- what goes out ----
 
     async def _perform(self, effect: AggregatorEffect) -> None:
@@ -201,7 +230,10 @@ class AggregatorHost:
         self._models[version] = model
         for old in sorted(self._models)[:-MODELS_HELD]:
             del self._models[old]
-        source = None if self._sharing.holds(model) else await asyncio.to_thread(self._bench.segments, model)
+        source = None
+        if not self._sharing.holds(model):
+            chunk = clamp_chunk(self._transport.limits.max_packet, self._wanted_chunk)
+            source = await asyncio.to_thread(self._bench.segments, model, chunk)
         self._sharing.share(model, source, broadcast=broadcast)
 
     def _segments(self, version: int) -> tuple[str, ...]:

@@ -53,7 +53,6 @@ class Bench:
         blobs: Blobs,
         scratch: Path,
         evaluate: Evaluate,
-        chunk: int,
         largest_weight: float,
         largest_value: float,
     ) -> None:
@@ -62,19 +61,18 @@ class Bench:
         self._blobs = blobs
         self._scratch = scratch
         self._evaluate = evaluate
-        self._chunk = chunk
         self._weight = largest_weight
         self._value = largest_value
         self._algorithm = algorithm
         self._sums: dict[int, tuple[Accumulator, str]] = {}  # round -> sum, model that it is about
         self._folded: dict[int, list[str]] = {}  # round -> blob ids
 
-    def segments(self, model: str) -> SegmentSource:
+    def segments(self, model: str, chunk: int) -> SegmentSource:
         """Cut a model's file into segments (each byte is hashed once)."""
         file = self._models.open(model)
         served = Served()
         manifests = tuple(
-            served.share(file.path, self._chunk, start=file.start + FLOAT * start, size=FLOAT * (stop - start))
+            served.share(file.path, chunk, start=file.start + FLOAT * start, size=FLOAT * (stop - start))
             for start, stop in self._layout.segment_bounds
         )
         return SegmentSource(manifests, served)

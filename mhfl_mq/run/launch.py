@@ -1,0 +1,197 @@
+"""Puts an aggregator or a device together from a policy, a folder, a broker and what learns; and runs it."""
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import mhfl_mq
+from mhfl_mq.errors import ConfigError
+from mhfl_mq.policy import Policy
+from mhfl_mq.protocol.device import DeviceMachine
+from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.records import Entry, SavedState, VersionAdded
+from mhfl_mq.run.aggregator import AggregatorHost
+from mhfl_mq.run.bench import Bench
+from mhfl_mq.run.clock import Clock
+from mhfl_mq.run.device import DeviceHost
+from mhfl_mq.run.ports import Trainer
+from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
+from mhfl_mq.run.status import StatusBoard
+from mhfl_mq.segments import Layout
+from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.store.device import DeviceStore
+from mhfl_mq.store.models import Models
+from mhfl_mq.store.state import Store
+from mhfl_mq.transport.base import Transport
+from mhfl_mq.wire.topics import DEFAULT_ROOT, Topics
+
+__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "run_aggregator", "run_device"]
+
+AGENT = f"mhfl-mq {mhfl_mq.__version__}"
+DEVICE_BUDGET = 4 * 1024**3
+"""Bytes that a device may have in half-received segments: the disk says no before that on a small gateway."""
+
+
+class Foundation(Protocol):
+    """What a federation stands on: the model's layout, its first weights, and how good a model is."""
+
+    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
+        """The layout of the task's model at the policy's tiers, and a file of its first weights (raw float32)."""
+        ...
+
+    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
+        """`gate/<tier>`, and the task's own metrics per tier, of a full model."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorSetup:
+    """Where an aggregator lives and what it serves."""
+
+    folder: Path
+    federation: str
+    task: str
+    root: str = DEFAULT_ROOT
+    max_rounds: int | None = None
+    keepalive_s: int = 60
+
+
+async def run_aggregator(
+    setup: AggregatorSetup,
+    policy: Policy,
+    transport: Transport,
+    foundation: Foundation,
+    *,
+    clock: Clock,
+    luck: random.Random,
+    started: Callable[[AggregatorHost], None] = lambda _host: None,
+) -> str:
+    """Run a federation until it has done its rounds or is stopped; returns why it ended.
+
+    `started` gets the host before it runs, for signals. A folder with a head goes on from it; a new one starts from
+    the task's first weights. Raises `ConfigError` when the folder holds another model than the policy describes.
+    """
+    algorithm = algorithm_of(policy)
+    try:
+        with Store(setup.folder, clock.now) as store:
+            models = Models(store.models)
+            models.sweep()
+            layout, saved = await _founded(policy, store, models, foundation)
+            rules = rules_of(policy, task=setup.task, agent=AGENT, layout=layout, max_rounds=setup.max_rounds)
+            blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic)
+            counted = () if saved.open_round is None else saved.open_round.counted
+            blobs.keep({*blobs.incoming, *(update.blob_id for update in counted)})
+            limits = policy.limits
+            bench = Bench(
+                layout=layout,
+                algorithm=algorithm,
+                models=models,
+                blobs=blobs,
+                scratch=store.folder,
+                evaluate=lambda flat: foundation.evaluate(layout, flat),
+                largest_weight=limits.max_weight,
+                largest_value=limits.largest_value,
+            )
+            machine = FederationMachine(rules, PolicyDecider(policy, layout.lengths, luck), saved)
+            host = AggregatorHost(
+                topics=Topics(setup.federation, setup.root),
+                machine=machine,
+                saved=saved,
+                transport=transport,
+                store=store,
+                blobs=blobs,
+                bench=bench,
+                board=StatusBoard(store.folder, clock, layout.lengths, machine.describe),
+                agent=AGENT,
+                chunk=limits.chunk_bytes,
+                uploads=limits.concurrent_uploads,
+                keepalive_s=setup.keepalive_s,
+            )
+            started(host)
+            try:
+                return await host.run()
+            finally:
+                blobs.close()
+    finally:
+        await foundation.close()
+
+
+async def _founded(policy: Policy, store: Store, models: Models, foundation: Foundation) -> tuple[Layout, SavedState]:
+    """The layout and the state; an empty folder gets version 0."""
+    saved = store.restore()
+    if saved.head is not None:
+        layout = Layout.from_document(models.open(saved.head.model).layout)
+        held = [(tier.name, tier.width, tier.depth) for tier in layout.tiers]
+        wanted = [(tier.name, tier.width, tier.depth) for tier in policy.tiers]
+        if held != wanted:
+            raise ConfigError(
+                f"the policy's tiers {wanted} are not those of the model here, {held}",
+                where=str(store.folder),
+                remedy="use the policy that this folder was started with, or a new state folder",
+            )
+        return layout, saved
+    layout, flat = await foundation.found(policy, store.folder)
+    try:
+        metrics = await foundation.evaluate(layout, flat)
+        model = models.put(flat, layout.document(), {"round": "0"})
+    finally:
+        with suppress(FileNotFoundError):
+            flat.unlink()
+    version = VersionAdded(0, None, model, layout.digest, "initial", None, dict(metrics), "first weights")
+    facts = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
+    store.apply([version], [Entry("model.initial", facts)])
+    return layout, store.restore()
+
+
+def _upload_budget(policy: Policy) -> int:
+    """Bytes of updates that may be half received: every place's largest, and as much again for resumes."""
+    return 2 * policy.limits.concurrent_uploads * policy.limits.update_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSetup:
+    """Where a device lives and which federation it wants to join."""
+
+    folder: Path
+    device: str
+    federation: str
+    task: str
+    root: str = DEFAULT_ROOT
+    keepalive_s: int = 60
+
+
+async def run_device(
+    setup: DeviceSetup,
+    transport: Transport,
+    make_trainer: Callable[[Path], Trainer],
+    *,
+    clock: Clock,
+    luck: random.Random,
+    started: Callable[[DeviceHost], None] = lambda _host: None,
+) -> str:
+    """Run a device until it is stopped; returns why it ended. `make_trainer` gets a scratch folder on its disk."""
+    topics = Topics(setup.federation, setup.root)
+    with DeviceStore(setup.folder, DEVICE_BUDGET, clock.monotonic) as store:
+        scratch = setup.folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        for left in scratch.iterdir():
+            left.unlink()
+        machine = DeviceMachine(setup.device, setup.task, AGENT, store.load(), luck)
+        host = DeviceHost(
+            device=setup.device,
+            topics=topics,
+            machine=machine,
+            transport=transport,
+            store=store,
+            trainer=make_trainer(scratch),
+            agent=AGENT,
+            luck=luck,
+            keepalive_s=setup.keepalive_s,
+        )
+        started(host)
+        return await host.run()

@@ -1,0 +1,87 @@
+"""Translates a policy into what the aggregator's machine goes by, and lends it the policy's decisions."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from mhfl_mq.families import make_algorithm
+from mhfl_mq.families.base import Algorithm
+from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
+from mhfl_mq.protocol.rules import Candidate, Decision, Rules
+from mhfl_mq.segments import Layout
+from mhfl_mq.wire.messages import Capability, TierSpec
+
+__all__ = ["PolicyDecider", "algorithm_of", "rules_of", "tier_metrics"]
+
+
+def algorithm_of(policy: Policy) -> Algorithm:
+    """The policy's algorithm; raises `ConfigError` when it cannot serve the policy's tiers."""
+    algorithm = make_algorithm(policy.algorithm.name, {"weighting": policy.algorithm.weighting})
+    algorithm.check_tiers(len(policy.tiers))
+    return algorithm
+
+
+def rules_of(policy: Policy, *, task: str, agent: str, layout: Layout, max_rounds: int | None = None) -> Rules:
+    """The rules of a federation. `max_rounds` (a number of the command line) wins over the policy's."""
+    algorithm = algorithm_of(policy)
+    tiers = tuple(
+        TierSpec(tier.name, tier.width, tier.depth, length)
+        for tier, length in zip(policy.tiers, layout.lengths, strict=True)
+    )
+    part, limits = policy.participation, policy.limits
+    return Rules(
+        task=task,
+        agent=agent,
+        layout=layout.digest,
+        tiers=tiers,
+        algorithm=policy.algorithm.name,
+        policy=policy.digest,
+        quorum_min=part.quorum.min,
+        quorum_fraction=part.quorum.fraction,
+        over_provision=part.over_provision - 1.0,
+        deadline_s=part.deadline_s,
+        interval_s=policy.schedule.interval_s,
+        max_devices=limits.devices,
+        max_update_bytes=limits.update_bytes,
+        max_weight=limits.max_weight,
+        batch=int(policy.algorithm.options.get("batch", 1)),
+        options=algorithm.device_options(policy.algorithm.options),
+        stages=tuple(stage.name for stage in policy.stages),
+        max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
+    )
+
+
+class PolicyDecider:
+    """The machine's `Decider` over the policy's pure decisions. `luck` breaks ties between equal candidates."""
+
+    def __init__(self, policy: Policy, lengths: Sequence[int], luck: random.Random) -> None:
+        self._policy = policy
+        self._lengths = tuple(lengths)
+        self._luck = luck
+        self._names = tuple(tier.name for tier in policy.tiers)
+
+    def assign(self, capability: Capability) -> Decision:
+        """The largest tier that this device's measured capability carries within the budgets."""
+        decision = assign_tier(self._policy.tiers, self._lengths, capability)
+        return Decision(decision.answer is not None, (decision.why,), decision.answer)
+
+    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+        """Whom to invite, those counted least first; nobody while too few are here."""
+        members = [Member(device, tier, counted) for device, tier, counted in candidates]
+        answer = invite(members, self._policy.participation, self._luck).answer
+        return () if answer is None else answer.devices
+
+    def needed(self, invited: int) -> int:
+        """How many updates a round of so many invited must count."""
+        part = self._policy.participation
+        aim = invited if part.cohort is None else min(part.cohort, invited)
+        return min(invited, quorum_needed(part.quorum, aim))
+
+    def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
+        """Whether a model with these metrics may follow the head with those."""
+        decision = gate(self._names, tier_metrics(new), tier_metrics(head), self._policy.gate)
+        return Decision(decision.answer, (decision.why, *decision.alarms))
+
+
+def tier_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """`gate/<tier>` numbers by tier: what the gate looks at (see `mhfl_mq.run.training.evaluate`)."""
+    return {name.removeprefix("gate/"): value for name, value in metrics.items() if name.startswith("gate/")}
