@@ -296,7 +296,8 @@ class DeviceMachine:
 
     def _hello(self) -> list[DeviceEffect]:
         saved = self.saved
-        hello = Hello(self._session, self._task, self._agent, saved.layout, saved.last_round)
+        last = saved.last_round if saved.offer is None else max(saved.last_round, saved.offer.round)
+        hello = Hello(self._session, self._task, self._agent, saved.layout, last)
         return [Say(hello), SetTimer(Timer.HELLO, self._hellos.next_s())]
 
     def _measure(self) -> list[DeviceEffect]:

@@ -96,12 +96,16 @@ class UpdateStored:
 
 @dataclass(frozen=True, slots=True)
 class UpdateBad:
-    """A fetch ended without a usable update; `retry` when the device should say it again (it was our trouble)."""
+    """A fetch ended without a usable update; `retry` when the device should say it again (it was our trouble).
+
+    `blob_id` names the update, so that an old fetch's end is not taken for that of a newer one; empty: whichever.
+    """
 
     round: int
     device: str
     reason: str
     retry: bool = False
+    blob_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from typing import Final, Protocol
 
 from mhfl_mq.protocol.effects import Alarm, SetTimer
 
-__all__ = ["HERD_S", "Luck", "Pauses", "Quiet", "Timer"]
+__all__ = ["HERD_S", "Luck", "Once", "Pauses", "Quiet", "Timer"]
 
 HERD_S: Final = 2.0
 """Seconds over which a fleet spreads its hellos when the aggregator returns: 1,000 devices are 500 a second."""
 _QUIET_S: Final = 60.0  # a flood of garbage shows as one line a minute
+_NOTED: Final = 4096  # things that `Once` tells apart: 2 kinds for each of 2,000 devices
 _DOUBLINGS: Final = 32  # beyond it no pause is under its cap: keeps the power finite over months of retries
 
 
@@ -79,3 +80,21 @@ class Quiet:
             return []
         text = f"{held} more of this kind in {_QUIET_S:.0f} s, the last: {self._last}"
         return [Alarm(text), SetTimer(Timer.QUIET, _QUIET_S)]
+
+
+class Once:
+    """Lets each kind of thing be noted once for each device, until it is cleared: a flood fills no ledger."""
+
+    def __init__(self) -> None:
+        self._noted: set[tuple[str, str]] = set()
+
+    def first(self, device: str, kind: str) -> bool:
+        """Whether this is the first of its kind. When too many are told apart already, nothing is a first one."""
+        if (device, kind) in self._noted or len(self._noted) >= _NOTED:
+            return False
+        self._noted.add((device, kind))
+        return True
+
+    def clear(self) -> None:
+        """A new round: everything may be noted again."""
+        self._noted.clear()

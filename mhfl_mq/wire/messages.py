@@ -125,7 +125,7 @@ class Hello:
     """Device wants in. Said again with growing pauses until a `Survey`, an `Assign` or a `Refuse` comes.
 
     `layout` is the layout that it derived when last surveyed; empty: never, or it lost its folder: survey it.
-    `last_round` is the last round that it is done with, so that an aggregator which lost its state reuses no number.
+    `last_round` is the last round that it was in, so that an aggregator which lost its state reuses no number.
     """
 
     kind: ClassVar[str] = "hello"

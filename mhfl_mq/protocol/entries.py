@@ -1,0 +1,178 @@
+"""What the ledger says, in one place: every kind of entry that the aggregator's machine writes, with its facts."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from mhfl_mq.protocol.records import (
+    DeviceSaved,
+    Entry,
+    Fact,
+    RoundClosed,
+    RoundOpened,
+    UpdateCounted,
+    VersionAdded,
+)
+from mhfl_mq.protocol.rules import Rules
+
+__all__ = [
+    "aggregator_started",
+    "device_assigned",
+    "device_refused",
+    "finite",
+    "peer_fault",
+    "round_aborted",
+    "round_committed",
+    "round_opened",
+    "rounds_skipped",
+    "update_counted",
+    "update_declined",
+    "update_late",
+    "update_refused",
+    "version_added",
+    "version_rolled_back",
+]
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are numbers: neither the database nor the ledger keeps another."""
+    return {name: value for name, value in metrics.items() if isfinite(value)}
+
+
+def aggregator_started(epoch: int, rules: Rules, head: int, open_round: int | None) -> Entry:
+    """`aggregator.start`: a process began, under this policy, with this head and, maybe, an open round."""
+    return Entry(
+        "aggregator.start",
+        {
+            "epoch": epoch,
+            "agent": rules.agent,
+            "task": rules.task,
+            "layout": rules.layout,
+            "policy": rules.policy,
+            "head": head,
+            "open_round": open_round,
+        },
+    )
+
+
+# ---- devices --------------------------------------------------------------------------------------------------
+
+
+def device_assigned(saved: DeviceSaved, tier: str) -> Entry:
+    """`device.assign`: a device carries this tier from now on, and why."""
+    return Entry("device.assign", {"device": saved.device, "tier": tier, "reason": saved.reason})
+
+
+def device_refused(device: str, code: str, reason: str) -> Entry:
+    """`device.refuse`: a device cannot take part, and why."""
+    return Entry("device.refuse", {"device": device, "code": code, "reason": reason})
+
+
+def peer_fault(device: str, what: str) -> Entry:
+    """`peer.fault`: a device sent something that the wire does not allow (the first of this round)."""
+    return Entry("peer.fault", {"device": device, "what": what})
+
+
+# ---- rounds ---------------------------------------------------------------------------------------------------
+
+
+def round_opened(opened: RoundOpened, rules: Rules) -> Entry:
+    """`round.open`: the number is used up; whom the round invites, and under which rules."""
+    cohort: list[Fact] = [[device, rules.tiers[tier].name] for device, tier in opened.cohort]
+    return Entry(
+        "round.open",
+        {
+            "round": opened.round,
+            "base": opened.base,
+            "policy": opened.policy,
+            "needed": opened.needed,
+            "quorum_fraction": rules.quorum_fraction,
+            "cohort": cohort,
+            "algorithm": rules.algorithm,
+            "stages": list(rules.stages),
+        },
+    )
+
+
+def rounds_skipped(device: str, known: int, heard: int) -> Entry:
+    """`round.skip`: a device was in a round that this aggregator knows nothing of; its numbers go on after that one."""
+    return Entry("round.skip", {"device": device, "known": known, "heard": heard})
+
+
+def update_counted(counted: UpdateCounted) -> Entry:
+    """`update.count`: an update is durable, valid, and will be in the sum."""
+    return Entry(
+        "update.count",
+        {
+            "round": counted.round,
+            "device": counted.device,
+            "tier": counted.tier,
+            "blob": counted.blob_id,
+            "size": counted.size,
+            "weight": counted.weight,
+        },
+    )
+
+
+def update_refused(number: int, device: str, reason: str) -> Entry:
+    """`update.refuse`: an update will not be in the sum, and why (the first of this device in this round)."""
+    return Entry("update.refuse", {"round": number, "device": device, "reason": reason})
+
+
+def update_late(number: int, device: str) -> Entry:
+    """`update.late`: an update came after its round (the first of this device since the last round opened)."""
+    return Entry("update.late", {"round": number, "device": device})
+
+
+def update_declined(number: int, device: str, code: str, reason: str) -> Entry:
+    """`update.decline`: a device will not, or cannot, send an update, and why."""
+    return Entry("update.decline", {"round": number, "device": device, "code": code, "reason": reason})
+
+
+def round_committed(closed: RoundClosed, counted: Sequence[UpdateCounted], reason: str) -> Entry:
+    """`round.commit`: the round made a version; what it was made of."""
+    devices: list[Fact] = [one.device for one in counted]
+    return Entry(
+        "round.commit",
+        {"round": closed.round, "version": closed.version, "devices": devices, "gate": reason},
+    )
+
+
+def round_aborted(closed: RoundClosed, counted: int, needed: int) -> Entry:
+    """`round.abort`: the round made no version, and why."""
+    return Entry(
+        "round.abort",
+        {"round": closed.round, "reason": closed.reason, "counted": counted, "needed": needed},
+    )
+
+
+# ---- versions -------------------------------------------------------------------------------------------------
+
+
+def version_added(added: VersionAdded) -> Entry:
+    """`model.add`: a new version is the head."""
+    metrics: dict[str, Fact] = dict(added.metrics)
+    return Entry(
+        "model.add",
+        {
+            "version": added.version,
+            "parent": added.parent,
+            "model": added.model,
+            "round": added.round,
+            "metrics": metrics,
+        },
+    )
+
+
+def version_rolled_back(added: VersionAdded, target: int, who: str) -> Entry:
+    """`model.rollback`: the head points at older weights again, why, and by whom."""
+    return Entry(
+        "model.rollback",
+        {
+            "version": added.version,
+            "to": target,
+            "from": added.parent,
+            "model": added.model,
+            "reason": added.reason,
+            "who": who,
+        },
+    )

@@ -1,0 +1,351 @@
+"""The federation machine: members come and go, rounds follow each other, the head moves. No clock, no luck, no I/O.
+
+`handle(event)` returns the effects in the order in which they must be performed. The token of a message is
+acknowledged once, as the last effect of its event. The machine can be restored from what it persisted after any of
+its effects: nothing is told to a device that a restart would not stand by.
+"""
+
+from typing import Final
+
+from mhfl_mq.errors import ConfigError, LocalMisuse
+from mhfl_mq.protocol import entries
+from mhfl_mq.protocol.effects import (
+    Ack,
+    AggregatorEffect,
+    Alarm,
+    Announce,
+    Persist,
+    Release,
+    SetTimer,
+    ShareModel,
+    Stop,
+    Tell,
+)
+from mhfl_mq.protocol.events import (
+    AggregatorEvent,
+    Faulted,
+    Heard,
+    Merged,
+    MergeFailed,
+    RollbackAsked,
+    Started,
+    StopAsked,
+    TimerFired,
+    UpdateBad,
+    UpdateStored,
+)
+from mhfl_mq.protocol.joining import Joining
+from mhfl_mq.protocol.members import Members
+from mhfl_mq.protocol.pauses import Once, Quiet, Timer
+from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedState, VersionAdded
+from mhfl_mq.protocol.rounds import Round
+from mhfl_mq.protocol.rules import Decider, Rules
+from mhfl_mq.protocol.states import FEDERATION, FederationState, FederationStep
+from mhfl_mq.protocol.words import plain
+from mhfl_mq.wire.messages import (
+    Accept,
+    Assign,
+    Capability,
+    Close,
+    Decline,
+    Head,
+    Hello,
+    ManifestNote,
+    Message,
+    Presence,
+    Pull,
+    Receipt,
+    UpdateReady,
+    Verdict,
+)
+
+__all__ = ["FederationMachine"]
+
+_BACKOFF_FIRST_S: Final = 2.0
+_BACKOFF_MOST_S: Final = 600.0  # rounds that keep failing should neither fill the ledger nor wear out the devices
+_DOUBLINGS: Final = 16
+_MOST_SKIPPED: Final = 1_000_000  # rounds: a year of one every half minute; more is a device that makes numbers up
+
+
+class FederationMachine:
+    """One federation. `saved` is what the last life persisted; its head must exist (version 0 is made before).
+
+    `first_epoch` is the least epoch to begin with: a driver that gives the seconds of its clock keeps epochs growing
+    even over a lost state folder.
+    """
+
+    def __init__(self, rules: Rules, decider: Decider, saved: SavedState, *, first_epoch: int = 1) -> None:
+        self.state = FEDERATION.start
+        self.epoch = max(saved.epoch + 1, first_epoch)
+        self.last_round = saved.last_round
+        self.round: Round | None = None  # the open one
+        self.members = Members(saved.devices, saved.rounds_counted, rules.max_devices)
+        self._rules = rules
+        self._decider = decider
+        self._saved = saved
+        self._head = saved.head
+        self._failures = 0  # aborted rounds in a row
+        self._skipped = 0  # round numbers that devices knew and we did not
+        self._once = Once()
+        self._quiet = Quiet()
+        self._joins = Joining(rules, decider, self.members, self._once)
+
+    @property
+    def head(self) -> VersionAdded:
+        """The version that devices follow; raises `LocalMisuse` when there is none."""
+        if self._head is None:
+            raise LocalMisuse(
+                "there is no model yet", where="federation machine", remedy="store version 0 before Started"
+            )
+        return self._head
+
+    def handle(self, event: AggregatorEvent) -> list[AggregatorEffect]:
+        """What to do about this event. Raises `LocalMisuse` before `Started` and after `Stop`."""
+        if (self.state is FederationState.NEW) != isinstance(event, Started) or self.state is FederationState.STOPPED:
+            raise LocalMisuse(
+                f"{type(event).__name__} in state {self.state.value!r}",
+                where="federation machine",
+                remedy="the first event is Started; after Stop there are none",
+            )
+        effects = self._dispatch(event)
+        effects += self._onward()
+        token = event.token if isinstance(event, Heard | Faulted) else 0
+        return [*effects, Ack(token)] if token else effects
+
+    def _dispatch(self, event: AggregatorEvent) -> list[AggregatorEffect]:
+        match event:
+            case Started():
+                return self._started()
+            case Heard(sender, message, _):
+                return self._heard(sender, message)
+            case Faulted(sender, what, _):
+                return self._fault(sender, what)
+            case TimerFired(name):
+                return self._timer(name)
+            case StopAsked():
+                return self._stop("asked to stop")
+            case RollbackAsked():
+                return self._roll_back(event)
+            case UpdateStored() | UpdateBad() | Merged() | MergeFailed():
+                return self._worked(event)
+
+    # ---- life ----
+
+    def _started(self) -> list[AggregatorEffect]:
+        head, open_round = self.head, self._saved.open_round
+        if head.layout != self._rules.layout:
+            raise ConfigError(
+                f"the head, version {head.version}, has layout {head.layout}, the task has {self._rules.layout}",
+                where="state folder",
+                remedy="run the task and tiers that made this model, or begin with a new state folder",
+            )
+        number = None if open_round is None else open_round.opened.round
+        entry = entries.aggregator_started(self.epoch, self._rules, head.version, number)
+        effects: list[AggregatorEffect] = [
+            Persist((EpochStarted(self.epoch),), (entry,)),
+            ShareModel(head.version, head.model, broadcast=False),
+            Announce(self._head_message()),
+        ]
+        if open_round is not None:
+            self._step(FederationStep.RESUME)
+            self.round = Round(self._rules, self._once, open_round.opened, head.model, open_round.counted)
+            if open_round.opened.policy != self._rules.policy:
+                return effects + self.round.abort("the policy was changed while the round was open")
+            return effects + self.round.resume()
+        self._step(FederationStep.START)
+        if self.last_round:  # the last life may have died before it said how the round ended
+            outcome = "committed" if head.round == self.last_round else "aborted"
+            effects.append(Announce(Close(self.last_round, outcome, head.version)))
+        return effects
+
+    def _stop(self, reason: str) -> list[AggregatorEffect]:
+        """End in good order. An open round stays open: the next life goes on with it."""
+        self._step(FederationStep.STOP)
+        return [Stop(reason)]
+
+    def _onward(self) -> list[AggregatorEffect]:
+        """What follows from the state that an event left: a round that ended, a round that can begin."""
+        effects: list[AggregatorEffect] = []
+        if self.round is not None and self.round.over:
+            effects += self._ended(self.round)
+        if self.state is FederationState.WAITING:
+            effects += self._open()
+        return effects
+
+    def _timer(self, name: str) -> list[AggregatorEffect]:
+        if name == Timer.DEADLINE and self.round is not None:
+            return self.round.deadline()
+        if name == Timer.INTERVAL and self.state is FederationState.RESTING:
+            self._step(FederationStep.DUE)
+        elif name == Timer.QUIET:
+            return list(self._quiet.over())
+        return []
+
+    # ---- rounds ----
+
+    def _open(self) -> list[AggregatorEffect]:
+        """Open a round, when enough devices are present."""
+        if self._spent:
+            return self._stop(f"{self._rules.max_rounds} rounds are done")
+        candidates = self.members.candidates(self._rules.layout)
+        if len(candidates) < self._rules.quorum_min:
+            return []
+        invited = self._decider.invite(candidates)
+        if not invited:
+            return []
+        tiers = {device: tier for device, tier, _ in candidates}
+        opened = RoundOpened(
+            round=self.last_round + 1,
+            base=self.head.version,
+            policy=self._rules.policy,
+            needed=max(1, self._decider.needed(len(invited))),
+            cohort=tuple((device, tiers[device]) for device in invited),
+        )
+        self.last_round = opened.round
+        self._once.clear()
+        self._step(FederationStep.OPEN)
+        self.round = Round(self._rules, self._once, opened, self.head.model)
+        return self.round.open()
+
+    def _worked(self, event: UpdateStored | UpdateBad | Merged | MergeFailed) -> list[AggregatorEffect]:
+        """Something that a round asked for is done; a round that is over wants it no more."""
+        current = self.round
+        if current is None or event.round != current.number:
+            return []
+        match event:
+            case UpdateStored():
+                was = len(current.counted)
+                effects = current.stored(event)
+                if len(current.counted) > was:
+                    self.members.counted(event.device)
+                return effects
+            case UpdateBad():
+                return current.bad(event)
+            case Merged():
+                return current.merged(event, self.head, self._decider)
+            case MergeFailed():
+                return current.abort(f"the merge failed: {event.reason}")
+
+    def _ended(self, ended: Round) -> list[AggregatorEffect]:
+        """A round is over: what it made goes out, and the next one is due after a rest."""
+        effects: list[AggregatorEffect] = []
+        self.round = None
+        self._step(FederationStep.REST)
+        if ended.version is not None:
+            self._failures = 0
+            self._head = ended.version
+            effects = [
+                ShareModel(self.head.version, self.head.model),
+                Announce(self._head_message()),
+                Announce(Close(ended.number, "committed", self.head.version)),
+                Release(ended.number),
+            ]
+        else:
+            self._failures += 1
+        if self._spent:
+            return effects + self._stop(f"{self._rules.max_rounds} rounds are done")
+        return [*effects, SetTimer(Timer.INTERVAL, self._rest_s)]
+
+    @property
+    def _rest_s(self) -> float:
+        if not self._failures:
+            return self._rules.interval_s
+        backoff = _BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, _DOUBLINGS)
+        return max(self._rules.interval_s, min(_BACKOFF_MOST_S, backoff))
+
+    @property
+    def _spent(self) -> bool:
+        most = self._rules.max_rounds
+        return most is not None and self.last_round >= most + self._skipped
+
+    def _roll_back(self, asked: RollbackAsked) -> list[AggregatorEffect]:
+        """A newer version with older weights; what an open round trains from is no longer the head."""
+        effects: list[AggregatorEffect] = []
+        if self.round is not None:
+            effects += self.round.abort(f"rolled back to version {asked.version}: {asked.reason}")
+            self.round = None
+            self._step(FederationStep.REST)
+            effects.append(SetTimer(Timer.INTERVAL, self._rules.interval_s))
+        added = VersionAdded(
+            version=self.head.version + 1,
+            parent=self.head.version,
+            model=asked.model,
+            layout=self.head.layout,
+            origin="rollback",
+            round=None,
+            metrics=entries.finite(asked.metrics),
+            reason=asked.reason,
+        )
+        self._head = added
+        return [
+            *effects,
+            Persist((added,), (entries.version_rolled_back(added, asked.version, asked.who),)),
+            ShareModel(added.version, added.model),
+            Announce(self._head_message()),
+        ]
+
+    def _head_message(self) -> Head:
+        head = self.head
+        return Head(self.epoch, head.version, head.layout, ())  # the driver knows the blobs
+
+    # ---- messages ----
+
+    def _heard(self, device: str, message: Message) -> list[AggregatorEffect]:
+        match message:
+            case Presence():
+                self.members.presence(device, message)
+                return []
+            case Hello() | Capability():
+                return self._joined(device, message)
+            case UpdateReady():
+                return self._update_ready(device, message)
+            case Accept(number):
+                return self.round.accept(device) if self.round and self.round.number == number else []
+            case Decline(number):
+                return self.round.decline(device, message) if self.round and self.round.number == number else []
+            case Pull() | ManifestNote():
+                return []  # the blobs' own machines see to them
+            case _:
+                return self._fault(device, f"sent {message.kind}, which only the aggregator sends")
+
+    def _joined(self, device: str, message: Hello | Capability) -> list[AggregatorEffect]:
+        """Assign, survey or refuse; who has a tier (again) hears the offer that still waits for it (again)."""
+        skipped = self._skip(device, message.last_round) if isinstance(message, Hello) else []
+        answer = self._joins.answer(device, message, self.epoch)
+        assigned = any(isinstance(one, Tell) and isinstance(one.message, Assign) for one in answer)
+        offers = self.round.offer_again(device) if assigned and self.round is not None else []
+        return [*skipped, *answer, *offers]
+
+    def _skip(self, device: str, heard: int) -> list[AggregatorEffect]:
+        """A device that was in a later round than ours shows that we lost our state: its numbers are used up."""
+        known = self.last_round
+        if heard <= known:
+            return []
+        if heard - known > _MOST_SKIPPED:
+            return self._fault(device, f"claims to have been in round {heard}, {heard - known} after our last one")
+        self.last_round = heard
+        self._skipped += heard - known
+        alarm = f"{device} was in round {heard}, this state folder ends at round {known}: rounds go on after {heard}"
+        return [Persist(entries=(entries.rounds_skipped(device, known, heard),)), Alarm(alarm)]
+
+    def _update_ready(self, device: str, ready: UpdateReady) -> list[AggregatorEffect]:
+        if self.round is not None and ready.round == self.round.number:
+            return self.round.update_ready(device, ready)
+        if ready.round > self.last_round:
+            reason = f"round {ready.round} was never offered"
+            noted = self._note(device, "refuse", entries.update_refused(ready.round, device, reason))
+            return [*noted, Tell(device, Receipt(ready.round, Verdict.REFUSED, reason))]
+        noted = self._note(device, "late", entries.update_late(ready.round, device))
+        return [*noted, Tell(device, Receipt(ready.round, Verdict.LATE, f"round {ready.round} is over"))]
+
+    def _fault(self, device: str, what: str) -> list[AggregatorEffect]:
+        """A peer broke the rules: the ledger has the first of each device and round, a person sees one a minute."""
+        what = plain(what)
+        noted = self._note(device, "fault", entries.peer_fault(device, what))
+        return [*noted, *self._quiet.alarm(f"{device}: {what}")]
+
+    def _note(self, device: str, kind: str, entry: Entry) -> list[AggregatorEffect]:
+        return [Persist(entries=(entry,))] if self._once.first(device, kind) else []
+
+    def _step(self, step: FederationStep) -> None:
+        self.state = FEDERATION.step(self.state, step)

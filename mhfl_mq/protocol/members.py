@@ -1,0 +1,91 @@
+"""Who belongs to the federation and who is there now: presence, sessions, capabilities.
+
+A session number grows with every connection of a device. A last will is the broker's word for the end of one session,
+and it may come late: it ends only the session that it names. A device that lost its folder counts from 1 again; its
+hello is believed, whatever its number.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from mhfl_mq.protocol.records import DeviceSaved
+from mhfl_mq.protocol.rules import Candidate
+from mhfl_mq.wire.messages import Capability, Hello, Presence
+
+__all__ = ["Link", "Member", "Members"]
+
+
+class Link(Enum):
+    """Whether a device is there, as far as is known."""
+
+    UNSEEN = "unseen"  # known from an earlier life of ours, not heard in this one
+    ONLINE = "online"
+    GONE = "gone"  # its last will named this session: only a later session, or a hello, brings it back
+
+
+@dataclass(slots=True)
+class Member:
+    """A device that was measured at least once."""
+
+    saved: DeviceSaved
+    session: int
+    link: Link = Link.UNSEEN
+
+    @property
+    def capability(self) -> Capability:
+        """What it said it can carry, when last measured."""
+        saved = self.saved
+        return Capability(saved.session, saved.layout, saved.examples, saved.link_bytes_s, saved.probes)
+
+
+class Members:
+    """The devices of a federation, at most `limit`."""
+
+    def __init__(self, saved: Iterable[DeviceSaved], counted: Mapping[str, int], limit: int) -> None:
+        self._members = {one.device: Member(one, one.session) for one in saved}
+        self._counted = dict(counted)
+        self._limit = limit
+
+    def get(self, device: str) -> Member | None:
+        """A device that was measured; None for others."""
+        return self._members.get(device)
+
+    def roll(self) -> tuple[Member, ...]:
+        """Every device that was measured, by name."""
+        return tuple(self._members[device] for device in sorted(self._members))
+
+    def has_room(self, device: str) -> bool:
+        """Whether this device is one of us, or may become one."""
+        return device in self._members or len(self._members) < self._limit
+
+    def presence(self, device: str, presence: Presence) -> None:
+        """A birth, or a last will of the session that we know. Who was never measured is not followed."""
+        member = self._members.get(device)
+        if member is None or presence.session < member.session:
+            return
+        if presence.session == member.session and member.link is Link.GONE:
+            return  # a birth that comes after the will of its own session
+        member.session = presence.session
+        member.link = Link.ONLINE if presence.online else Link.GONE
+
+    def hello(self, device: str, hello: Hello) -> None:
+        """A device that was measured before is there (again)."""
+        member = self._members[device]
+        member.session, member.link = hello.session, Link.ONLINE
+
+    def measured(self, saved: DeviceSaved) -> None:
+        """A device said what it can carry, and this is what was decided."""
+        self._members[saved.device] = Member(saved, saved.session, Link.ONLINE)
+
+    def counted(self, device: str) -> None:
+        """One more round in which it was counted."""
+        self._counted[device] = self._counted.get(device, 0) + 1
+
+    def candidates(self, layout: str) -> tuple[Candidate, ...]:
+        """Who may be invited now, by name: present, with a tier, of this layout."""
+        return tuple(
+            (device, member.saved.tier, self._counted.get(device, 0))
+            for device, member in sorted(self._members.items())
+            if member.link is Link.ONLINE and member.saved.tier is not None and member.saved.layout == layout
+        )

@@ -1,0 +1,75 @@
+"""What the aggregator's machine goes by: the numbers of the policy, and who decides.
+
+The machine reads no policy and the policy knows no machine: `mhfl_mq.run` translates the one into `Rules` and
+implements `Decider` by the other's pure decisions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mhfl_mq.protocol.words import plain
+from mhfl_mq.wire.messages import Capability, TierSpec
+
+__all__ = ["Candidate", "Decider", "Decision", "Rules"]
+
+Candidate = tuple[str, int, int]
+"""A device that may be invited: its id, its tier, and how many rounds it was counted in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One federation's rules, fixed while the process lives. `layout` is the layout's digest, `policy` the policy's."""
+
+    task: str
+    agent: str
+    layout: str
+    tiers: tuple[TierSpec, ...]
+    algorithm: str
+    policy: str
+    quorum_min: int  # no round is opened with fewer devices present
+    deadline_s: float
+    interval_s: float  # from the end of a round to the next
+    max_devices: int
+    max_update_bytes: int
+    max_weight: float
+    batch: int
+    options: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+    quorum_fraction: float = 0.0  # for the ledger: the decider's `needed` goes by it
+    over_provision: float = 0.0  # invited beyond the target, as a part of it: 0.3 invites 13 to count 10
+    max_rounds: int | None = None  # no round with a greater number is opened
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer with its reasons; `tier` is the index of the tier that was given."""
+
+    yes: bool
+    reasons: tuple[str, ...] = ()
+    tier: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The reasons in one line."""
+        return plain("; ".join(self.reasons))
+
+
+class Decider(Protocol):
+    """The policy's pure decisions: the same question always gets the same answer."""
+
+    def assign(self, capability: Capability) -> Decision:
+        """Which tier this device carries; no tier when none fits its budget."""
+        ...
+
+    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+        """Whom to invite to a round, out of these; nobody when it is too early for a round."""
+        ...
+
+    def needed(self, invited: int) -> int:
+        """How many updates a round must count, of so many invited."""
+        ...
+
+    def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
+        """Whether a model with these metrics may follow the head with those."""
+        ...
