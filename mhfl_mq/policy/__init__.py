@@ -1,0 +1,55 @@
+"""Declarative rules of a federation, and decisions over them.
+
+Here: the checked policy and the pure decisions, on the standard library alone. Reading a file (`load_policy`,
+`check_policy`) is in `mhfl_mq.policy.load` and needs the extra `server`.
+"""
+
+from mhfl_mq.policy.compiled import (
+    API_VERSION,
+    Algorithm,
+    Budget,
+    Gate,
+    Limits,
+    Participation,
+    Policy,
+    Quorum,
+    Schedule,
+    StageUse,
+    Tier,
+)
+from mhfl_mq.policy.decide import (
+    Decision,
+    Invitation,
+    Luck,
+    Member,
+    Reason,
+    assign_tier,
+    gate,
+    invite,
+    quorum_needed,
+    transfer_seconds,
+)
+
+__all__ = [
+    "API_VERSION",
+    "Algorithm",
+    "Budget",
+    "Decision",
+    "Gate",
+    "Invitation",
+    "Limits",
+    "Luck",
+    "Member",
+    "Participation",
+    "Policy",
+    "Quorum",
+    "Reason",
+    "Schedule",
+    "StageUse",
+    "Tier",
+    "assign_tier",
+    "gate",
+    "invite",
+    "quorum_needed",
+    "transfer_seconds",
+]

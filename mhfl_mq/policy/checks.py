@@ -1,0 +1,214 @@
+"""What no single field can say: tiers that nest, names that exist, a quorum that can be reached, chunks that fit.
+
+The checks read the plain values of a file that may be wrong elsewhere, so that a person sees all errors at once; a
+value of the wrong type is somebody else's finding and is passed over.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from mhfl_mq.policy.documents import AlgorithmOptions, Limits, Participation
+from mhfl_mq.policy.findings import Code, did_you_mean
+from mhfl_mq.policy.quantities import parse_bytes, parse_duration
+from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_CHUNKS
+
+__all__ = ["Fault", "Known", "cross_check"]
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The names that a policy may use: what is installed here, which the policy package itself cannot know.
+
+    `algorithms` maps a name to the option names that this algorithm has of its own.
+    """
+
+    algorithms: Mapping[str, frozenset[str]]
+    stages: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A finding before it has a place in the file; `key`: the place is the key's, not the value's."""
+
+    code: Code
+    path: Path
+    message: str
+    hint: str = ""
+    key: bool = False
+
+
+def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
+    """Every fault between the fields of a policy; without `known`, names of algorithms and stages are not checked."""
+    yield from _tier_names(data)
+    yield from _nesting(data)
+    yield from _quorum(data)
+    yield from _chunks(data)
+    yield from _deadline(data)
+    yield from _stage_names(data, known)
+    if known is not None:
+        yield from _algorithm(data, known)
+
+
+# ---- reading values that may not be there ---------------------------------------------------------------------
+
+
+def _dig(data: object, *path: str) -> Any:
+    """The value under these keys; None when one of them is not there."""
+    for step in path:
+        if not isinstance(data, dict):
+            return None
+        data = data.get(step)
+    return data
+
+
+_HUGE = 2.0**100  # not a number that a person meant, and beyond it a float overflows
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
+        return None
+    return float(value)
+
+
+def _default(part: type[BaseModel], name: str, value: object) -> object:
+    return part.model_fields[name].default if value is None else value
+
+
+def _quantity(value: object, parse: Callable[[str], float]) -> float | None:
+    if not isinstance(value, str):
+        return _number(value)
+    try:
+        return float(parse(value))
+    except ValueError:
+        return None
+
+
+def _items(data: object, *path: str) -> list[Any]:
+    value = _dig(data, *path)
+    return value if isinstance(value, list) else []
+
+
+# ---- the checks -----------------------------------------------------------------------------------------------
+
+
+def _names_twice(data: object, where: tuple[str, ...], word: str) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for index, item in enumerate(_items(data, *where)):
+        name = _dig(item, "name")
+        if isinstance(name, str):
+            if name in seen:
+                message = f"{word} '{name}' is there already (number {seen[name] + 1} of the list)"
+                yield Fault(Code.NAME_TWICE, (*where, index, "name"), message, "give each one a name of its own")
+            seen.setdefault(name, index)
+
+
+def _tier_names(data: object) -> Iterator[Fault]:
+    yield from _names_twice(data, ("spec", "tiers"), "a tier named")
+
+
+def _nesting(data: object) -> Iterator[Fault]:
+    """Each tier must hold the one before it: only then is a tier a prefix of the flat vector."""
+    before: tuple[float, float] | None = None
+    for index, tier in enumerate(_items(data, "spec", "tiers")):
+        width, depth = _number(_dig(tier, "width")), _number(_dig(tier, "depth"))
+        if width is None or (depth is None and _dig(tier, "depth") is not None):
+            before = None
+            continue
+        size = (width, float("inf") if depth is None else depth)
+        if before is not None:
+            at: Path = ("spec", "tiers", index)
+            hint = "list the tiers smallest first, each at least as wide and as deep as the one before"
+            for part, now, last in zip(("width", "depth"), size, before, strict=True):
+                if now < last:
+                    shown = "all blocks" if last == float("inf") else f"{last:g}"
+                    message = f"{part} {now:g} is smaller than the tier before ({shown}): tiers must nest"
+                    yield Fault(Code.NOT_NESTED, (*at, part), message, hint)
+            if size == before:
+                message = "the tier is as large as the one before it: it adds nothing"
+                yield Fault(Code.NOT_NESTED, (*at, "width"), message, "make it wider or deeper, or remove it")
+        before = size
+
+
+def _quorum(data: object) -> Iterator[Fault]:
+    at = ("spec", "participation")
+    least = _number(_dig(data, *at, "quorum", "min"))
+    cohort = _number(_dig(data, *at, "cohort"))
+    devices = _number(_default(Limits, "devices", _dig(data, "spec", "limits", "devices")))
+    if least is not None and cohort is not None and cohort < least:
+        message = f"a cohort of {cohort:g} can never bring {least:g} updates"
+        yield Fault(Code.QUORUM, (*at, "quorum", "min"), message, f"write at most {cohort:g}, or a larger cohort")
+    for name, value in (("min", least), ("cohort", cohort)):
+        if value is not None and devices is not None and value > devices:
+            path: Path = (*at, "cohort") if name == "cohort" else (*at, "quorum", "min")
+            message = f"{value:g} is more than limits.devices allows ({devices:g})"
+            yield Fault(Code.QUORUM, path, message, f"write at most {devices:g}, or raise limits.devices")
+
+
+def _chunks(data: object) -> Iterator[Fault]:
+    at = ("spec", "limits")
+    limits = {
+        name: _quantity(_default(Limits, name, _dig(data, *at, name)), parse_bytes)
+        for name in ("update_bytes", "chunk_bytes")
+    }
+    update, chunk = limits["update_bytes"], limits["chunk_bytes"]
+    if update is None or chunk is None or min(update, chunk) < 1:
+        return
+    named = "chunk_bytes" if _dig(data, *at, "chunk_bytes") is not None else "update_bytes"
+    if chunk > update and _dig(data, *at, "chunk_bytes") is not None:
+        message = f"a chunk of {chunk:.0f} bytes is larger than the largest update ({update:.0f})"
+        yield Fault(Code.CHUNKS, (*at, named), message, "make chunk_bytes smaller or update_bytes larger")
+    if update > chunk * MAX_CHUNKS:
+        message = f"an update of {update:.0f} bytes would have more than {MAX_CHUNKS} chunks of {chunk:.0f}"
+        needed = math.ceil(update / MAX_CHUNKS / 1024)
+        fits = needed * 1024 <= MAX_CHUNK
+        hint = f"write chunk_bytes of at least {needed}KiB" if fits else "make update_bytes smaller"
+        yield Fault(Code.CHUNKS, (*at, named), message, hint)
+
+
+def _deadline(data: object) -> Iterator[Fault]:
+    """A device that is just within its tier's budget must be able to deliver in time."""
+    raw = _default(Participation, "deadline", _dig(data, "spec", "participation", "deadline"))
+    deadline = _quantity(raw, parse_duration)
+    steps = _number(_default(AlgorithmOptions, "steps", _dig(data, "spec", "algorithm", "options", "steps")))
+    for index, tier in enumerate(_items(data, "spec", "tiers")):
+        budget = _dig(tier, "budget")
+        transfer = _number(_dig(budget, "transfer_s")) or 0.0
+        training = (_number(_dig(budget, "step_ms")) or 0.0) / 1000 * (steps or 0.0)
+        if deadline is not None and deadline > 0 and transfer + training > deadline:
+            message = (
+                f"a device at this budget needs {transfer + training:g} s for a round, "
+                f"longer than the deadline of {deadline:g} s"
+            )
+            hint = "make the deadline longer, or step_ms, transfer_s or algorithm.options.steps smaller"
+            yield Fault(Code.DEADLINE, ("spec", "tiers", index, "budget"), message, hint, key=True)
+
+
+def _stage_names(data: object, known: Known | None) -> Iterator[Fault]:
+    yield from _names_twice(data, ("spec", "stages"), "a stage named")
+    for index, stage in enumerate(_items(data, "spec", "stages")):
+        name = _dig(stage, "name")
+        if known is not None and isinstance(name, str) and name not in known.stages:
+            hint = did_you_mean(name, known.stages) or "no stage is installed here: install the plugin that has it"
+            yield Fault(Code.UNKNOWN_STAGE, ("spec", "stages", index, "name"), f"there is no stage '{name}'", hint)
+
+
+def _algorithm(data: object, known: Known) -> Iterator[Fault]:
+    at = ("spec", "algorithm")
+    name, options = _dig(data, *at, "name"), _dig(data, *at, "options")
+    if not isinstance(name, str):
+        return
+    if name not in known.algorithms:
+        hint = did_you_mean(name, known.algorithms)
+        yield Fault(Code.UNKNOWN_ALGORITHM, (*at, "name"), f"there is no algorithm '{name}'", hint)
+        return
+    has = frozenset(AlgorithmOptions.model_fields) | known.algorithms[name]
+    for option in options if isinstance(options, dict) else ():
+        if option not in has:
+            message = f"{name} has no option '{option}'"
+            yield Fault(Code.UNKNOWN_OPTION, (*at, "options", option), message, did_you_mean(option, has), key=True)

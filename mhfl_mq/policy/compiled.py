@@ -1,0 +1,141 @@
+"""A policy as everybody but its loader knows it: frozen, checked, in seconds and bytes, with a digest.
+
+Needs nothing but the standard library, so that what acts on a policy needs neither YAML nor pydantic. A later kind
+of rule (schedules with windows, roll-out, privacy floors) becomes one more part of `Policy`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = [
+    "API_VERSION",
+    "Algorithm",
+    "Budget",
+    "Gate",
+    "Limits",
+    "Option",
+    "Participation",
+    "Policy",
+    "Quorum",
+    "Schedule",
+    "StageUse",
+    "Tier",
+]
+
+API_VERSION: Final = "mhfl-mq/v1"
+
+Option = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a tier may cost on a device; None: no bound."""
+
+    step_s: float | None = None  # seconds of one training step
+    memory_bytes: int | None = None  # peak memory while training
+    transfer_s: float | None = None  # seconds per round on the device's link, model down and update up
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One size class: the share of the width, the number of blocks (0: all), and what it may cost."""
+
+    name: str
+    width: float
+    depth: int = 0
+    budget: Budget = Budget()
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """The method by name; `weighting` says what an update counts in the mean: `examples` or `uniform`.
+
+    `options` are its numbers (steps, batch, rate, ...) and travel in each offer.
+    """
+
+    name: str
+    weighting: str = "examples"
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How many updates a round needs: at least `min`, and at least this share of the cohort."""
+
+    min: int = 1
+    fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """Who is invited to a round, how many must deliver, and by when.
+
+    `cohort` is how many updates a round aims at (None: everyone who can). `over_provision` times as many are
+    invited, so that a few may fail.
+    """
+
+    cohort: int | None = None
+    over_provision: float = 1.0
+    quorum: Quorum = Quorum()
+    deadline_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When rounds are opened: pause between the end of one and the next offer, and how many at most (None: no end)."""
+
+    interval_s: float = 0.0
+    max_rounds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A merged model may be at most `max_drop` worse than the head, on the mean over tiers (None: only finite)."""
+
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageUse:
+    """A privacy stage by name, with its options."""
+
+    name: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the aggregator takes at most; all bytes, all counts, `largest_value` of one coordinate of an update."""
+
+    update_bytes: int = 256 * 2**20
+    chunk_bytes: int = 256 * 2**10
+    concurrent_uploads: int = 4
+    devices: int = 1000
+    max_weight: float = 1e6
+    largest_value: float = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A whole federation policy, checked. Tiers are smallest first, and each holds the one before it."""
+
+    name: str
+    tiers: tuple[Tier, ...]
+    algorithm: Algorithm
+    description: str = ""
+    participation: Participation = Participation()
+    schedule: Schedule = Schedule()
+    gate: Gate = Gate()
+    stages: tuple[StageUse, ...] = ()
+    limits: Limits = Limits()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content: another layout, order of keys, or `900s` for `15m` give the same digest."""
+        content = {"apiVersion": API_VERSION, "policy": dataclasses.asdict(self)}
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,236 @@
+"""The policy file's form, as pydantic models: what a person may write, with its bounds and its description.
+
+Only the aggregator's side reads policy files (extra `server`); everybody else has `mhfl_mq.policy.compiled`. Each
+model turns itself into its compiled part. The descriptions are for editors and documents: they become the schema.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from mhfl_mq.policy import compiled
+from mhfl_mq.policy.quantities import MAX_BYTES, parse_bytes, parse_duration
+from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_INT, MAX_NUMBERS, MAX_TIERS, MIN_CHUNK
+
+__all__ = ["KINDS", "FederationPolicy"]
+
+MAX_DEVICES: Final = 100_000
+"""Devices of one federation: ten times what one broker and one aggregator were ever measured with elsewhere."""
+MAX_UPLOADS: Final = 1024
+"""Uploads at once: each holds a window of chunks, so this is 2 GiB of aggregator memory at 256 KiB."""
+
+
+def _quantity(parse: Callable[[str], float]) -> Callable[[object], object]:
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value)
+        except ValueError as error:
+            says, _, hint = str(error).partition("; ")
+            raise PydanticCustomError("quantity", "{says}", {"says": says, "hint": hint}) from None
+
+    return read
+
+
+def _duration(value: object) -> object:
+    """A bare number says nothing about seconds or minutes, so it is refused; 0 needs no unit."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
+        hint = f"write {value:g}s, {value:g}m or {value:g}h"
+        raise PydanticCustomError("quantity", "a duration needs a unit", {"hint": hint})
+    return _quantity(parse_duration)(value)
+
+
+def _all_or_number(value: object) -> object:
+    if value == "all":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("cohort", "must be 'all' or a whole number", {"hint": "write all, or e.g. 20"})
+    return value
+
+
+def _option(value: object) -> object:
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        raise PydanticCustomError("option", "must be text, a finite number, true or false", {"hint": ""})
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+Bytes = Annotated[int, BeforeValidator(_quantity(parse_bytes)), Field(ge=1, le=MAX_BYTES)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+-]{1,64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+OptionValue = Annotated[compiled.Option, PlainValidator(_option)]
+Cohort = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None,
+    BeforeValidator(_all_or_number),
+]
+
+
+class Part(BaseModel):
+    """What all parts share: no unknown keys, no silent conversions, no infinities."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Metadata(Part):
+    """What the policy is called."""
+
+    name: Id = Field(description="the policy's name, in the ledger and in reports")
+    description: Annotated[str, Field(max_length=2000)] = Field("", description="one or two sentences for people")
+
+
+class Budget(Part):
+    """What a tier may cost on a device; what is left out has no bound."""
+
+    step_ms: PositiveFloat | None = Field(None, description="milliseconds of one training step")
+    memory_mb: PositiveFloat | None = Field(None, description="megabytes (10^6) at the peak while training")
+    transfer_s: PositiveFloat | None = Field(
+        None, description="seconds per round on the device's link: model down and update up"
+    )
+
+    def compiled(self) -> compiled.Budget:
+        memory = None if self.memory_mb is None else round(self.memory_mb * 1e6)
+        step = None if self.step_ms is None else self.step_ms / 1000
+        return compiled.Budget(step_s=step, memory_bytes=memory, transfer_s=self.transfer_s)
+
+
+class Tier(Part):
+    """One size class of the model."""
+
+    name: Id = Field(description="the tier's name, unique")
+    width: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the full model's width, over 0 to 1")
+    depth: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="blocks kept; left out: all")
+    budget: Budget = Field(default_factory=Budget, description="what the tier may cost on a device, measured")
+
+    def compiled(self) -> compiled.Tier:
+        return compiled.Tier(self.name, self.width, self.depth or 0, self.budget.compiled())
+
+
+class AlgorithmOptions(Part):
+    """Options that every algorithm has; an algorithm's own stand beside them and are numbers."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    weighting: Literal["examples", "uniform"] = Field(
+        "examples", description="what an update counts in the mean: its examples, or the same for all"
+    )
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(20, description="training steps per device and round")
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(64, description="examples per training step")
+    rate: PositiveFloat = Field(0.003, description="learning rate on the device")
+
+    def numbers(self) -> dict[str, float]:
+        """What travels in an offer."""
+        return {"steps": self.steps, "batch": self.batch, "rate": self.rate, **(self.__pydantic_extra__ or {})}
+
+
+class Algorithm(Part):
+    """The method of federated learning."""
+
+    name: Name = Field(description="an algorithm that is installed, e.g. heterofl")
+    options: AlgorithmOptions = Field(default_factory=AlgorithmOptions, description="its numbers")
+
+    def compiled(self) -> compiled.Algorithm:
+        return compiled.Algorithm(self.name, self.options.weighting, self.options.numbers())
+
+
+class Quorum(Part):
+    """How many updates a round needs to be merged."""
+
+    min: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = Field(1, description="at least so many updates")
+    fraction: Share = Field(0.0, description="and at least this share of the cohort, 0 to 1")
+
+
+class Participation(Part):
+    """Who is invited, how many must deliver, and by when."""
+
+    cohort: Cohort = Field(None, description="'all', or how many updates a round aims at")
+    over_provision: Annotated[float, Field(ge=1, le=10)] = Field(
+        1.0, description="invite so many times the cohort, because some fail"
+    )
+    quorum: Quorum = Field(default_factory=Quorum)
+    deadline: Annotated[Duration, Field(gt=0)] = Field(300.0, description="from the offer to the last update")
+
+    def compiled(self) -> compiled.Participation:
+        quorum = compiled.Quorum(self.quorum.min, self.quorum.fraction)
+        return compiled.Participation(self.cohort, self.over_provision, quorum, self.deadline)
+
+
+class Schedule(Part):
+    """When rounds are opened."""
+
+    interval: Duration = Field(0.0, description="pause between the end of a round and the next offer")
+    max_rounds: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="left out: no end")
+
+
+class Gate(Part):
+    """What a merged model must pass before it becomes the head."""
+
+    max_drop: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="how much worse than the head it may be, on the mean over tiers; left out: only finite"
+    )
+
+
+class StageUse(Part):
+    """A privacy stage; stages are applied in the order of the list."""
+
+    name: Name = Field(description="a stage that is installed")
+    options: dict[Id, OptionValue] = Field(default_factory=dict, max_length=MAX_NUMBERS)
+
+
+class Limits(Part):
+    """What the aggregator takes at most."""
+
+    update_bytes: Bytes = Field(256 * 2**20, description="size of one update")
+    chunk_bytes: Annotated[Bytes, Field(ge=MIN_CHUNK, le=MAX_CHUNK)] = Field(
+        256 * 2**10, description="size of a chunk; clamped to the broker's largest packet"
+    )
+    concurrent_uploads: Annotated[int, Field(ge=1, le=MAX_UPLOADS)] = Field(4, description="uploads at once")
+    devices: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = Field(1000, description="devices of the federation")
+    max_weight: PositiveFloat = Field(1e6, description="what one update may count in the mean")
+    largest_value: PositiveFloat = Field(1e3, description="absolute value of one coordinate of an update")
+
+
+class Spec(Part):
+    """The rules."""
+
+    tiers: Annotated[list[Tier], Field(min_length=1, max_length=MAX_TIERS)] = Field(description="smallest first")
+    algorithm: Algorithm
+    participation: Participation = Field(default_factory=Participation)
+    schedule: Schedule = Field(default_factory=Schedule)
+    gate: Gate = Field(default_factory=Gate)
+    stages: Annotated[list[StageUse], Field(max_length=MAX_TIERS)] = Field(default_factory=list)
+    limits: Limits = Field(default_factory=Limits)
+
+
+class FederationPolicy(Part):
+    """A whole federation in one file."""
+
+    apiVersion: Literal["mhfl-mq/v1"]  # noqa: N815  the file's own spelling, as administrators know it
+    kind: Literal["FederationPolicy"]
+    metadata: Metadata
+    spec: Spec
+
+    def compiled(self) -> compiled.Policy:
+        """The same content for those who act on it."""
+        spec = self.spec
+        return compiled.Policy(
+            name=self.metadata.name,
+            description=self.metadata.description,
+            tiers=tuple(tier.compiled() for tier in spec.tiers),
+            algorithm=spec.algorithm.compiled(),
+            participation=spec.participation.compiled(),
+            schedule=compiled.Schedule(spec.schedule.interval, spec.schedule.max_rounds),
+            gate=compiled.Gate(spec.gate.max_drop),
+            stages=tuple(compiled.StageUse(stage.name, dict(stage.options)) for stage in spec.stages),
+            limits=compiled.Limits(**spec.limits.model_dump()),
+        )
+
+
+KINDS: Final[dict[str, Any]] = {"FederationPolicy": FederationPolicy}
+"""Each kind of document and its model; a policy that is split over several kinds adds them here."""

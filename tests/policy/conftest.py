@@ -1,0 +1,56 @@
+"""Policies to check: a whole one, and the names that it may use."""
+
+from pathlib import Path
+
+import pytest
+
+from mhfl_mq.policy.load import Known
+
+SHIPPED = Path(__file__).parents[2] / "policies"
+
+WHOLE = """\
+apiVersion: mhfl-mq/v1
+kind: FederationPolicy
+metadata: {name: line-3, description: a test}
+spec:
+  tiers:
+    - {name: small, width: 0.25, budget: {step_ms: 40, memory_mb: 300, transfer_s: 10}, depth: 2}
+    - {name: large, width: 1.0, depth: 4}
+  algorithm:
+    name: heterofl
+    options: {weighting: uniform, steps: 5, batch: 16, rate: 0.01, static: 1}
+  participation:
+    cohort: 10
+    over_provision: 1.2
+    quorum: {min: 3, fraction: 0.6}
+    deadline: 15m
+  schedule: {interval: 1h30m, max_rounds: 50}
+  gate: {max_drop: 0.02}
+  stages:
+    - {name: dp, options: {epsilon: 6.0, mode: local}}
+  limits:
+    update_bytes: 2MB
+    chunk_bytes: 64KiB
+    concurrent_uploads: 2
+    devices: 20
+    max_weight: 5000
+    largest_value: 10
+"""
+
+
+@pytest.fixture
+def whole() -> str:
+    """A policy that uses every key."""
+    return WHOLE
+
+
+@pytest.fixture
+def known() -> Known:
+    """The names that are installed, for the tests."""
+    return Known({"heterofl": frozenset({"static"}), "fedavg": frozenset()}, frozenset({"dp", "secagg"}))
+
+
+@pytest.fixture
+def shipped_policies() -> list[Path]:
+    """Every policy that ships."""
+    return sorted(SHIPPED.glob("*.yaml"))

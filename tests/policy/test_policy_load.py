@@ -1,0 +1,278 @@
+"""A policy file becomes a policy, or all that is wrong with it at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mhfl_mq.errors import PolicyError
+from mhfl_mq.policy.compiled import Algorithm, Budget, Gate, Limits, Participation, Quorum, Schedule, StageUse, Tier
+from mhfl_mq.policy.load import MAX_BYTES, Known, check_policy, check_text, load_policy
+
+Place = tuple[str, int, int]
+
+NINE = """\
+apiVersion: mhfl-mq/v1
+kind: FederationPolicy
+metadata: {name: press, description: プレスライン, onwer: line}
+spec:
+  tiers:
+    - {name: small, width: 0.5}
+    - {name: small, width: 0.25}
+  algorithm: {name: heteroffl}
+  participation:
+    quorum: {min: 2, fraction: 60%}
+    deadline: 12:30
+    deadline: 15m
+  schedule:
+    max_rounds: 0
+  stages:
+    - {name: dpp}
+"""
+
+
+def places(text: str, known: Known | None = None) -> list[Place]:
+    """Code, line and column of each finding."""
+    return [(one.code, one.line, one.column) for one in check_text(text, "p.yaml", known).findings]
+
+
+def test_nine_errors_in_one_file_are_nine_findings_at_their_places(known: Known) -> None:
+    assert places(NINE, known) == [
+        ("POL010", 3, 46),  # onwer, after wide characters
+        ("POL020", 7, 14),  # small again
+        ("POL021", 7, 28),  # narrower than the tier before
+        ("POL024", 8, 21),  # heteroffl
+        ("POL012", 10, 32),  # 60%
+        ("POL014", 11, 15),  # 12:30
+        ("POL005", 12, 5),  # deadline again
+        ("POL013", 14, 17),  # 0 rounds
+        ("POL025", 16, 14),  # dpp
+    ]
+
+
+def test_each_of_the_nine_says_what_to_do(known: Known) -> None:
+    hints = [one.hint for one in check_text(NINE, "p.yaml", known).findings]
+    assert hints[0] == "known here: description, name"
+    assert hints[3] == "did you mean 'heterofl'?"
+    assert hints[4] == "write 0.6"
+    assert hints[8] == "did you mean 'dp'?"
+    assert all(hints[:7])
+
+
+def test_a_whole_policy_is_compiled_into_seconds_and_bytes(whole: str, known: Known) -> None:
+    checked = check_text(whole, "p.yaml", known)
+    assert checked.findings == ()
+    policy = checked.policy
+    assert policy is not None
+    assert (policy.name, policy.description) == ("line-3", "a test")
+    assert policy.tiers == (Tier("small", 0.25, 2, Budget(0.04, 300_000_000, 10.0)), Tier("large", 1.0, 4))
+    options = {"steps": 5, "batch": 16, "rate": 0.01, "static": 1}
+    assert policy.algorithm == Algorithm("heterofl", "uniform", options)
+    assert policy.participation == Participation(10, 1.2, Quorum(3, 0.6), 900.0)
+    assert policy.schedule == Schedule(5400.0, 50)
+    assert policy.gate == Gate(0.02)
+    assert policy.stages == (StageUse("dp", {"epsilon": 6.0, "mode": "local"}),)
+    assert policy.limits == Limits(2_000_000, 65536, 2, 20, 5000.0, 10.0)
+
+
+def test_what_is_left_out_has_the_defaults_of_the_compiled_policy(whole: str) -> None:
+    head = whole[: whole.index("  algorithm")]
+    policy = check_text(head + "  algorithm: {name: heterofl}\n", "p.yaml").policy
+    assert policy is not None
+    assert policy.participation == Participation()
+    assert policy.schedule == Schedule()
+    assert policy.gate == Gate()
+    assert policy.limits == Limits()
+    assert policy.algorithm.options == {"steps": 20, "batch": 64, "rate": 0.003}
+
+
+def test_every_shipped_policy_loads(shipped_policies: list[Path]) -> None:
+    names = {path.stem: load_policy(path, Known({"heterofl": frozenset()}, frozenset())) for path in shipped_policies}
+    assert {"default", "baseline-smallest", "baseline-exclusive"} <= set(names)
+    assert all(policy.name == stem for stem, policy in names.items())
+    default = names["default"]
+    assert len(default.tiers) == 3
+    assert names["baseline-smallest"].tiers == default.tiers[:1]
+    assert names["baseline-exclusive"].tiers == default.tiers[-1:]
+    assert all(policy.algorithm == default.algorithm for policy in names.values())
+
+
+# ---- the digest -----------------------------------------------------------------------------------------------
+
+
+def digest(text: str) -> str:
+    """The digest of a policy that is right."""
+    policy = check_text(text, "p.yaml").policy
+    assert policy is not None
+    return policy.digest
+
+
+def test_the_digest_is_of_the_content_not_of_its_writing(whole: str) -> None:
+    other = (
+        whole.replace("15m", "900s").replace("64KiB", "65536").replace("  schedule: {", "\n  # why\n  schedule:   {")
+    )
+    moved = other.replace("  gate: {max_drop: 0.02}\n", "") + "  gate:\n    max_drop: 2.0e-2\n"
+    assert digest(moved) == digest(whole)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("15m", "16m"), ("small", "tiny"), ("0.25", "0.26"), ("a test", "another"), ("mode: local", "mode: central")],
+)
+def test_another_content_has_another_digest(whole: str, old: str, new: str) -> None:
+    assert digest(whole.replace(old, new)) != digest(whole)
+
+
+# ---- single faults --------------------------------------------------------------------------------------------
+
+FAULTS = [
+    ("apiVersion: mhfl-mq/v1", "apiVersion: mhfl-mq/v2", "POL013", 1, 13, "did you mean 'mhfl-mq/v1'?"),
+    ("kind: FederationPolicy", "kind: federationpolicy", "POL013", 2, 7, "did you mean 'FederationPolicy'?"),
+    ("kind: FederationPolicy", "kind: 7", "POL013", 2, 7, "known here: FederationPolicy"),
+    ("metadata: {name: line-3, ", "metadata: {", "POL011", 3, 11, ""),
+    ("name: line-3", "name: 検査", "POL013", 3, 18, ""),
+    ("name: line-3", "name: 3", "POL012", 3, 18, 'write "3" in quotes'),
+    ("step_ms: 40", "step_ms: yes", "POL012", 6, 52, ""),
+    ("step_ms: 40", "step_ms: '40'", "POL012", 6, 52, "write 40 without quotes"),
+    ("step_ms: 40", "step_ms: .inf", "POL013", 6, 52, ""),
+    ("step_ms: 40", "step_ms: {a: 1}", "POL012", 6, 52, ""),
+    ("width: 0.25", "width: 0", "POL013", 6, 28, ""),
+    ("width: 0.25", "width: 1.5", "POL013", 6, 28, ""),
+    ("depth: 4", "depth: 4.5", "POL012", 7, 40, ""),
+    ("width: 1.0, depth: 4", "width: 0.25, depth: 2", "POL021", 7, 28, "make it wider or deeper, or remove it"),
+    ("static: 1", "statik: 1", "POL026", 10, 68, "did you mean 'static'?"),
+    ("static: 1", "static: x", "POL012", 10, 76, ""),
+    ("cohort: 10", "cohort: 2", "POL022", 14, 19, "write at most 2, or a larger cohort"),
+    ("cohort: 10", "cohort: everyone", "POL012", 12, 13, "write all, or e.g. 20"),
+    ("cohort: 10", "cohort: 0", "POL013", 12, 13, ""),
+    ("cohort: 10", "cohort: 21", "POL022", 12, 13, "write at most 20, or raise limits.devices"),
+    ("deadline: 15m", "deadline: 15", "POL014", 15, 15, "write 15s, 15m or 15h"),
+    ("deadline: 15m", "deadline:", "POL012", 15, 14, "give it a value, or remove the line"),
+    ("deadline: 15m", "deadline: 0s", "POL013", 15, 15, ""),
+    ("deadline: 15m", "dead-line: 15m", "POL010", 15, 5, "did you mean 'deadline'?"),
+    ("deadline: 15m", "deadline: 10s", "POL027", 6, 34, ""),
+    ("    - {name: dp, options", "    - {nam: dp, options", "POL010", 19, 8, "did you mean 'name'?"),
+    ("mode: local", "mode: [local]", "POL012", 19, 48, ""),
+    ("mode: local", "mode: .nan", "POL012", 19, 48, ""),
+    ("mode: local", 'mode: "\\ud800"', "POL008", 19, 48, "whole character"),
+    ("update_bytes: 2MB", "update_bytes: 2 mb", "POL014", 21, 19, ""),
+    ("chunk_bytes: 64KiB", "chunk_bytes: 3MB", "POL023", 22, 18, ""),
+    ("chunk_bytes: 64KiB", "chunk_bytes: 64B", "POL023", 22, 18, "write chunk_bytes of at least 1KiB"),
+    ("chunk_bytes: 64KiB", "chunk_bytes: 5MiB", "POL013", 22, 18, ""),
+    ("update_bytes: 2MB", "update_bytes: 4GiB", "POL023", 22, 18, "write chunk_bytes of at least 820KiB"),
+    ("update_bytes: 2MB", "update_bytes: 900GiB", "POL023", 22, 18, "make update_bytes smaller"),
+    ("devices: 20", "devices: 2", "POL022", 14, 19, "write at most 2, or raise limits.devices"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "code", "line", "column", "hint"), FAULTS)
+def test_a_fault_is_found_where_it_stands(
+    whole: str, known: Known, old: str, new: str, code: str, line: int, column: int, hint: str
+) -> None:
+    assert old in whole
+    findings = check_text(whole.replace(old, new, 1), "p.yaml", known).findings
+    there = {(one.code, one.line, one.column): one for one in findings}
+    assert (code, line, column) in there, [one.render() for one in findings]
+    found = there[code, line, column]
+    assert found.message
+    assert hint in found.hint
+
+
+def test_a_stage_twice_and_a_stage_where_none_is_installed() -> None:
+    text = NINE[: NINE.index("  stages")] + "  stages: [{name: dp}, {name: dp}]\n"
+    codes = [one[0] for one in places(text, Known({}, frozenset()))]
+    assert codes.count("POL020") == 2  # the tier, and the stage
+    assert codes.count("POL025") == 2
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "hello", "7", "spec"])
+def test_a_file_that_is_no_mapping_is_one_finding(text: str) -> None:
+    assert places(text) == [("POL012", 1, 1)]
+
+
+def test_a_file_with_nothing_right_says_what_a_policy_begins_with() -> None:
+    findings = check_text("{}", "p.yaml").findings
+    assert {one.message for one in findings} == {
+        f"the file needs the key '{key}'" for key in ("apiVersion", "kind", "metadata", "spec")
+    }
+    assert any("begin the file with apiVersion: mhfl-mq/v1" in one.hint for one in findings)
+
+
+def test_without_known_names_any_algorithm_and_stage_passes(whole: str) -> None:
+    assert places(whole.replace("heterofl", "mine").replace("name: dp", "name: seal")) == []
+
+
+def test_a_parts_own_form_is_checked_where_a_list_stands_for_a_mapping(whole: str) -> None:
+    assert places(whole.replace("schedule: {interval: 1h30m, max_rounds: 50}", "schedule: [1h]")) == [
+        ("POL012", 16, 13)
+    ]
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_a_folder_and_a_huge_file_are_findings(tmp_path: Path) -> None:
+    big = tmp_path / "big.yaml"
+    big.write_bytes(b"#" * (MAX_BYTES + 1))
+    for path, code in ((tmp_path / "none.yaml", "POL001"), (tmp_path, "POL001"), (big, "POL003")):
+        (found,) = check_policy(path)
+        assert (found.code, found.line) == (code, 0)
+        assert found.render().startswith(f"{path}: {code}: ")
+
+
+def test_a_file_that_is_not_utf_8_is_found_at_its_first_wrong_byte(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("a: 1\nnäme: ".encode() + b"\xfc\n")
+    assert [(one.code, one.line, one.column) for one in check_policy(path)] == [("POL002", 2, 7)]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path, whole: str) -> None:
+    path = tmp_path / "windows.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + whole.replace("\n", "\r\n").encode())
+    assert check_policy(path) == []
+
+
+def test_loading_a_wrong_policy_raises_one_error_with_every_finding(tmp_path: Path, known: Known) -> None:
+    path = tmp_path / "nine.yaml"
+    path.write_text(NINE, encoding="utf-8")
+    with pytest.raises(PolicyError) as raised:
+        load_policy(path, known)
+    assert "9 findings" in str(raised.value)
+    assert str(raised.value).count(f"{path}:") == 10  # where, and each finding
+    assert raised.value.exit_code == 4
+
+
+@given(st.text(alphabet="{}[]:,-&*!|>'\"#%@ \n0ab.~", max_size=120))
+def test_any_text_gives_a_policy_or_findings_and_never_another_error(text: str) -> None:
+    checked = check_text(text, "p.yaml")
+    assert (checked.policy is None) == bool(checked.findings)
+    assert all(one.render() for one in checked.findings)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the fixture is a constant
+@given(
+    line=st.integers(0, 27),
+    value=st.sampled_from(["x", "[]", "{}", "~", "-1", "1e400", "'", "*a", "&a b", "true", "? ", '"\\ud800"']),
+)
+def test_a_strange_value_on_any_line_gives_a_policy_or_findings(whole: str, line: int, value: str) -> None:
+    lines = whole.splitlines()
+    number = line % len(lines)
+    key, _, _ = lines[number].partition(":")
+    lines[number] = f"{key}: {value}"
+    checked = check_text("\n".join(lines), "p.yaml")
+    assert (checked.policy is None) == bool(checked.findings)
+    assert all(one.render().encode() for one in checked.findings)
+    if checked.policy is not None:
+        assert len(checked.policy.digest) == 64
+
+
+def test_what_acts_on_a_policy_needs_neither_yaml_nor_pydantic() -> None:
+    code = "import sys, mhfl_mq.policy; print([name for name in ('yaml', 'pydantic', 'numpy') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "[]"
