@@ -5,7 +5,7 @@ import random
 from functools import partial
 from pathlib import Path
 
-from mhfl_mq.errors import MhflError, PeerFault, StoreError
+from mhfl_mq.errors import LocalMisuse, MhflError, PeerFault, StoreError
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.effects import (
     Ack,
@@ -82,6 +82,7 @@ class DeviceHost:
         self.traffic = Traffic()
         self._device = device
         self._topics = topics
+        self._machine = machine
         self._transport = transport
         self._store = store
         self._blobs = store.blobs
@@ -234,7 +235,11 @@ class DeviceHost:
 
     async def _train(self, offer: Offer) -> None:
         try:
-            result = await self._trainer.train(offer, [self._segment(blob_id) for blob_id in offer.segments])
+            segments = [self._segment(blob_id) for blob_id in offer.segments]
+            survey = self._machine.saved.survey
+            if survey is None:
+                raise LocalMisuse("an offer was taken without a survey", where=f"round {offer.round}")
+            result = await self._trainer.train(survey, offer, segments)
             chunk = clamp_chunk(self._transport.limits.max_packet, self._wanted_chunk)
             manifest = self._blobs.adopt(result.update, chunk)
         except MhflError as error:

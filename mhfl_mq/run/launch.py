@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,14 +13,14 @@ from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
-from mhfl_mq.protocol.records import Entry, SavedState, VersionAdded
+from mhfl_mq.protocol.records import Entry, Fact, SavedState, VersionAdded
 from mhfl_mq.run.aggregator import AggregatorHost
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.ports import Trainer
 from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
-from mhfl_mq.run.status import StatusBoard
+from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.device import DeviceStore
@@ -106,7 +107,7 @@ async def run_aggregator(
                 store=store,
                 blobs=blobs,
                 bench=bench,
-                board=StatusBoard(store.folder, clock, layout.lengths, machine.describe),
+                board=StatusBoard(store.folder, clock, layout.lengths, partial(describe, machine)),
                 agent=AGENT,
                 chunk=limits.chunk_bytes,
                 uploads=limits.concurrent_uploads,
@@ -143,7 +144,7 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
         with suppress(FileNotFoundError):
             flat.unlink()
     version = VersionAdded(0, None, model, layout.digest, "initial", None, dict(metrics), "first weights")
-    facts = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
+    facts: dict[str, Fact] = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
 

@@ -38,9 +38,10 @@ class Trainer(Protocol):
         """Build and measure every tier; raises `MhflError` when the task does not run here."""
         ...
 
-    async def train(self, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
         """Train from the segments' files (raw float32, smallest tier first); raises `MhflError` without a result.
 
+        `survey` is the one that the device's tier was assigned from: it has the tiers' sizes.
         The update's file is the caller's: on the disk of the device's store, and moved away from there.
         """
         ...

@@ -83,5 +83,5 @@ class PolicyDecider:
 
 
 def tier_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`gate/<tier>` numbers by tier: what the gate looks at (see `mhfl_mq.run.training.evaluate`)."""
-    return {name.removeprefix("gate/"): value for name, value in metrics.items() if name.startswith("gate/")}
+    """`<metric>/<tier>` numbers by tier: what the gate and reports look at. An evaluation has one metric per tier."""
+    return {name.partition("/")[2]: value for name, value in metrics.items() if "/" in name}

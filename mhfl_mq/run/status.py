@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mhfl_mq.protocol.effects import AggregatorEffect, Merge, Persist
+from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.members import Link
 from mhfl_mq.protocol.records import RoundClosed, RoundOpened, UpdateCounted
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.traffic import Traffic
 
-__all__ = ["BOARD", "StatusBoard", "read_board"]
+__all__ = ["BOARD", "StatusBoard", "describe", "read_board"]
 
 BOARD = "status.json"
 """Its file's name in the aggregator's state folder."""
@@ -99,6 +101,26 @@ class StatusBoard:
         while True:
             self.write()
             await asyncio.sleep(WRITE_EVERY_S)
+
+
+def describe(machine: FederationMachine) -> dict[str, Any]:
+    """What the federation is doing now."""
+    current = machine.round
+    return {
+        "epoch": machine.epoch,
+        "state": machine.state.value,
+        "version": machine.head.version,
+        "last_round": machine.last_round,
+        "round": None
+        if current is None
+        else {
+            "number": current.number,
+            "state": current.state.value,
+            "invited": len(current.opened.cohort),
+            "counted": len(current.counted),
+        },
+        "present": [one.saved.device for one in machine.members.roll() if one.link is Link.ONLINE],
+    }
 
 
 def read_board(folder: Path) -> dict[str, Any]:

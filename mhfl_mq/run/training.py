@@ -1,0 +1,93 @@
+"""Learning, as the processes use it: the training child behind the contracts of `mhfl_mq.run`."""
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mhfl_mq.policy import Policy
+from mhfl_mq.run.ports import TrainResult
+from mhfl_mq.segments import Layout, Tier
+from mhfl_mq.train.client import Worker
+from mhfl_mq.train.options import Handicap
+from mhfl_mq.wire.messages import Capability, Offer, Survey
+
+__all__ = ["TaskFoundation", "TaskTrainer"]
+
+log = logging.getLogger(__name__)
+
+
+def _told(line: str) -> None:
+    log.info("training: %s", line)
+
+
+class TaskTrainer:
+    """Trains a task on this device. `shard` and `data` say which data is its own, `handicap` plays a weaker machine."""
+
+    def __init__(
+        self,
+        task: str,
+        scratch: Path,
+        *,
+        shard: str = "",
+        data: Path | None = None,
+        handicap: Handicap | None = None,
+        nice: int = 0,
+        idle_s: float = 60.0,
+    ) -> None:
+        self._worker = Worker(task, data=data, nice=nice, idle_s=idle_s, log=_told)
+        self._scratch = scratch
+        self._shard = shard
+        self._handicap = handicap
+        self._numbers = itertools.count()
+
+    async def probe(self, survey: Survey, session: int) -> Capability:
+        """Build and measure every tier of the survey."""
+        report = await self._worker.probe(
+            survey.tiers, shard=self._shard, options={"batch": survey.batch}, handicap=self._handicap
+        )
+        for tier, why in report.left_out.items():
+            log.warning("tier %s does not run here: %s", tier, why)
+        return Capability(session, report.layout, report.examples, 0.0, report.probes)
+
+    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+        """Train the offer's tier from its segments."""
+        out = self._scratch / f"update-{offer.round}-{next(self._numbers)}.f32"
+        report = await self._worker.train(
+            survey.tiers,
+            offer.tier,
+            segments,
+            out,
+            shard=self._shard,
+            options=offer.options,
+            round_number=offer.round,
+            handicap=self._handicap,
+        )
+        return TrainResult(out, report.weight, report.metrics)
+
+    async def close(self) -> None:
+        """End the training child."""
+        await self._worker.close()
+
+
+class TaskFoundation:
+    """A task's layout, first weights and evaluation, for the aggregator. `seed` draws the first weights."""
+
+    def __init__(self, task: str, *, data: Path | None = None, seed: int = 0, idle_s: float = 300.0) -> None:
+        self._worker = Worker(task, data=data, idle_s=idle_s, log=_told)
+        self._seed = seed
+
+    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
+        """Build the task's model at the policy's tiers: its layout, and its first weights in a file."""
+        tiers = [Tier(tier.name, tier.width, tier.depth) for tier in policy.tiers]
+        out = folder / "first-weights.f32"
+        description = await self._worker.describe(tiers, seed=self._seed, out=out)
+        return description.layout, out
+
+    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
+        """The task's metric of every tier, on the data that the task gives the aggregator."""
+        return await self._worker.evaluate(layout.tiers, flat)
+
+    async def close(self) -> None:
+        """End the child."""
+        await self._worker.close()
