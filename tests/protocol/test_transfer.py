@@ -17,7 +17,9 @@ WINDOW = 4
 class Transfer(RuleBasedStateMachine):
     """The real receiver, sender and carousel around a broker that keeps two queues (pulls up, chunks down)."""
 
-    @initialize(chunks=st.integers(0, 24), tail=st.integers(1, CHUNK), listen_s=st.sampled_from([0.0, 2.0]))
+    @initialize(
+        chunks=st.integers(0, 6) | st.integers(0, 24), tail=st.integers(1, CHUNK), listen_s=st.sampled_from([0.0, 2.0])
+    )
     def begin(self, chunks: int, tail: int, listen_s: float) -> None:
         self.blob = b"".join(index.to_bytes(4, "big") * 16 for index in range(chunks)) + bytes(tail)
         self.manifest = build_manifest(self.blob, CHUNK)
@@ -90,8 +92,19 @@ class Transfer(RuleBasedStateMachine):
 
     @rule()
     def chunk_arrives(self) -> None:
-        if self.down and self.connected:
+        if self.down:  # also when the broker is gone: what was in our inbox by then
             self.take(self.down.popleft())
+
+    @rule(steps=st.integers(1, 8), last_first=st.booleans())
+    @precondition(lambda self: self.connected)
+    def things_flow(self, steps: int, last_first: bool) -> None:
+        for _ in range(steps):
+            self.pull_arrives()
+            self.chunk_is_sent()
+            self.chunk_is_sent()
+            if last_first:
+                self.down.reverse()
+            self.chunk_arrives()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 20.0]))
     def time_passes(self, seconds: float) -> None:
