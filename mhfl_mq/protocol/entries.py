@@ -85,7 +85,6 @@ def round_opened(opened: RoundOpened, rules: Rules) -> Entry:
             "base": opened.base,
             "policy": opened.policy,
             "needed": opened.needed,
-            "quorum_fraction": rules.quorum_fraction,
             "cohort": cohort,
             "algorithm": rules.algorithm,
             "stages": list(rules.stages),

@@ -260,6 +260,8 @@ class FederationMachine:
 
     def _roll_back(self, asked: RollbackAsked) -> list[AggregatorEffect]:
         """A newer version with older weights; what an open round trains from is no longer the head."""
+        if asked.model == self.head.model:
+            return []  # asked twice
         effects: list[AggregatorEffect] = []
         if self.round is not None:
             effects += self.round.abort(f"rolled back to version {asked.version}: {asked.reason}")

@@ -1,8 +1,8 @@
 """Who belongs to the federation and who is there now: presence, sessions, capabilities.
 
-A session number grows with every connection of a device. A last will is the broker's word for the end of one session,
-and it may come late: it ends only the session that it names. A device that lost its folder counts from 1 again; its
-hello is believed, whatever its number.
+A session number grows with every life of a device. A last will is the broker's word for the end of a connection, and
+it may come late: that of an older session is not heard. Within a session the last word holds. A device that lost its
+folder counts from 1 again; its hello is believed, whatever its number.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ class Link(Enum):
 
     UNSEEN = "unseen"  # known from an earlier life of ours, not heard in this one
     ONLINE = "online"
-    GONE = "gone"  # its last will named this session: only a later session, or a hello, brings it back
+    GONE = "gone"
 
 
 @dataclass(slots=True)
@@ -55,6 +55,10 @@ class Members:
         """Every device that was measured, by name."""
         return tuple(self._members[device] for device in sorted(self._members))
 
+    def roll(self) -> tuple[Member, ...]:
+        """Everybody who was measured, by name."""
+        return tuple(member for _, member in sorted(self._members.items()))
+
     def has_room(self, device: str) -> bool:
         """Whether this device is one of us, or may become one."""
         return device in self._members or len(self._members) < self._limit
@@ -64,8 +68,6 @@ class Members:
         member = self._members.get(device)
         if member is None or presence.session < member.session:
             return
-        if presence.session == member.session and member.link is Link.GONE:
-            return  # a birth that comes after the will of its own session
         member.session = presence.session
         member.link = Link.ONLINE if presence.online else Link.GONE
 

@@ -5,7 +5,7 @@ is announced. So a restart between any two effects finds a round that it can go 
 """
 
 from collections.abc import Sequence
-from math import ceil, isfinite
+from math import isfinite
 from typing import Final
 
 from mhfl_mq.protocol import entries
@@ -243,7 +243,7 @@ class Round:
     def _target(self) -> int:
         """How many counted updates close the round before its deadline."""
         invited = len(self._tiers)
-        return max(self.opened.needed, ceil(invited / (1.0 + self._rules.over_provision)))
+        return invited if self._rules.cohort is None else max(self.opened.needed, min(self._rules.cohort, invited))
 
     def _close(self) -> list[AggregatorEffect]:
         self._step(RoundStep.CLOSE)

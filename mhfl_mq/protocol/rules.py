@@ -36,8 +36,7 @@ class Rules:
     batch: int
     options: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
-    quorum_fraction: float = 0.0  # for the ledger: the decider's `needed` goes by it
-    over_provision: float = 0.0  # invited beyond the target, as a part of it: 0.3 invites 13 to count 10
+    cohort: int | None = None  # counted updates that close a round early (more are invited); None: all invited
     max_rounds: int | None = None  # no round with a greater number is opened
 
 
