@@ -52,10 +52,6 @@ class Members:
         return self._members.get(device)
 
     def roll(self) -> tuple[Member, ...]:
-        """Every device that was measured, by name."""
-        return tuple(self._members[device] for device in sorted(self._members))
-
-    def roll(self) -> tuple[Member, ...]:
         """Everybody who was measured, by name."""
         return tuple(member for _, member in sorted(self._members.items()))
 
