@@ -1,0 +1,204 @@
+"""Light federations: real processes, broker, store and machines, with arithmetic in the place of training.
+
+For benchmarks, for tests that kill processes, and for hundreds of devices in one process. No torch. A light device's
+update is made of whole numbers that follow from its name and the round, so that every sum can be checked.
+
+    python -m mhfl_mq.testing.light aggregator --broker URL --folder DIR --lengths 1000,4000 --rounds 10
+    python -m mhfl_mq.testing.light devices --broker URL --folder DIR --count 30 --tiers 2
+"""
+
+import asyncio
+import itertools
+import signal
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from mhfl_mq.errors import MhflError
+from mhfl_mq.policy import Algorithm, Budget, Limits, Participation, Policy, Quorum, Schedule, Tier
+from mhfl_mq.run.clock import SystemClock, seeded_luck
+from mhfl_mq.run.device import DeviceHost
+from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
+from mhfl_mq.run.ports import TrainResult
+from mhfl_mq.segments import Axis, Layout, Parameter
+from mhfl_mq.segments import Tier as LayoutTier
+from mhfl_mq.transport.backoff import Backoff
+from mhfl_mq.transport.mqtt import MqttTransport
+from mhfl_mq.wire.messages import Capability, Offer, ProbeResult, Survey
+
+__all__ = ["FEDERATION", "TASK", "LightFoundation", "LightTrainer", "light_layout", "light_policy", "light_update"]
+
+TASK = "light"
+FEDERATION = "light"
+STEP_S = 0.001
+"""What a light device says that a step of the smallest tier takes; each tier doubles it."""
+
+
+def light_layout(lengths: Sequence[int]) -> Layout:
+    """A layout of one sliced vector: tier k is its first `lengths[k]` coordinates."""
+    tiers = tuple(LayoutTier(f"tier{k}", width=length / lengths[-1]) for k, length in enumerate(lengths))
+    axis = Axis(lengths[-1], group="units")
+    return Layout(tiers, {"units": tuple(lengths)}, (Parameter("vector", (axis,)),))
+
+
+def light_policy(lengths: Sequence[int], *, quorum: int, deadline_s: float = 30.0, interval_s: float = 0.0) -> Policy:
+    """A policy for light devices: a device of strength s carries the largest tier whose step takes at most s."""
+    tiers = tuple(
+        Tier(f"tier{k}", width=length / lengths[-1], budget=Budget(step_s=STEP_S * 2**k))
+        for k, length in enumerate(lengths)
+    )
+    return Policy(
+        name="light",
+        tiers=tiers,
+        algorithm=Algorithm("heterofl", "uniform", {"steps": 1, "batch": 1}),
+        participation=Participation(quorum=Quorum(min=quorum), deadline_s=deadline_s),
+        schedule=Schedule(interval_s=interval_s),
+        limits=Limits(update_bytes=2**30, concurrent_uploads=4),
+    )
+
+
+def light_update(device: str, number: int, length: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """The update of a device in a round: one whole number from 1 to 8 in every coordinate."""
+    return np.full(length, 1 + zlib.crc32(f"{device} {number}".encode()) % 8, np.float32)
+
+
+class LightFoundation:
+    """A model of zeros, measured by its mean."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._lengths = tuple(lengths)
+
+    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
+        """The layout of the lengths, and zeros."""
+        out = folder / "first-weights.f32"
+        with out.open("wb") as file:
+            file.truncate(4 * self._lengths[-1])
+        return light_layout(self._lengths), out
+
+    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
+        """The first coordinate of every segment, so that a large model costs nothing here."""
+        found = {}
+        with flat.open("rb") as file:
+            for tier, (start, _) in zip(layout.tiers, layout.segment_bounds, strict=True):
+                file.seek(4 * start)
+                found[f"first/{tier.name}"] = float(np.frombuffer(file.read(4), "<f4")[0])
+        return found
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+class LightTrainer:
+    """Arithmetic in the place of training. `strength` is the largest tier that the device can carry."""
+
+    def __init__(self, device: str, strength: int, scratch: Path, train_s: float = 0.0) -> None:
+        self._device = device
+        self._strength = strength
+        self._scratch = scratch
+        self._train_s = train_s
+        self._numbers = itertools.count()
+
+    async def probe(self, survey: Survey, session: int) -> Capability:
+        """Says a step time that lets the policy of `light_policy` find the strength."""
+        step_s = STEP_S / 2**self._strength
+        probes = tuple(ProbeResult(tier.name, step_s * 4**k, 1) for k, tier in enumerate(survey.tiers))
+        layout = light_layout([tier.length for tier in survey.tiers])
+        return Capability(session, layout.digest, 100, 0.0, probes)
+
+    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+        """Write the update that follows from name and round."""
+        if self._train_s:
+            await asyncio.sleep(self._train_s)
+        out = self._scratch / f"{self._device}-{offer.round}-{next(self._numbers)}.f32"
+        light_update(self._device, offer.round, survey.tiers[offer.tier].length).tofile(out)
+        return TrainResult(out, 1.0, {"seconds": self._train_s})
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+def _transport(url: str) -> MqttTransport:
+    return MqttTransport(url, backoff=Backoff(seeded_luck().random, first_s=0.2, cap_s=2.0))
+
+
+def _stop_on_signals(stop: object) -> None:
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(one, stop)  # type: ignore[arg-type]  # a bound method without arguments
+
+
+@click.group()
+def main() -> None:
+    """Light federations, for benchmarks and tests."""
+
+
+@main.command()
+@click.option("--broker", required=True)
+@click.option("--folder", type=click.Path(path_type=Path), required=True)
+@click.option("--lengths", required=True, help="coordinates of each tier's prefix, e.g. 1000,4000")
+@click.option("--rounds", type=int, default=None)
+@click.option("--quorum", type=int, default=1)
+@click.option("--deadline", type=float, default=30.0)
+@click.option("--interval", type=float, default=0.0)
+def aggregator(
+    broker: str, folder: Path, lengths: str, rounds: int | None, quorum: int, deadline: float, interval: float
+) -> None:
+    """Run a light aggregator."""
+    sizes = [int(one) for one in lengths.split(",")]
+    policy = light_policy(sizes, quorum=quorum, deadline_s=deadline, interval_s=interval)
+    setup = AggregatorSetup(folder, FEDERATION, TASK, max_rounds=rounds, keepalive_s=5)
+
+    async def run() -> str:
+        return await run_aggregator(
+            setup,
+            policy,
+            _transport(broker),
+            LightFoundation(sizes),
+            clock=SystemClock(),
+            luck=seeded_luck(),
+            started=lambda host: _stop_on_signals(host.stop),
+        )
+
+    click.echo(asyncio.run(run()))
+
+
+@main.command()
+@click.option("--broker", required=True)
+@click.option("--folder", type=click.Path(path_type=Path), required=True)
+@click.option("--count", type=int, default=1)
+@click.option("--first", type=int, default=0, help="number of the first device")
+@click.option("--tiers", type=int, default=1)
+@click.option("--train", "train_s", type=float, default=0.0, help="seconds that a training takes")
+def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train_s: float) -> None:
+    """Run light devices in one process, tiers in turn."""
+
+    async def run() -> None:
+        hosts: list[DeviceHost] = []
+
+        async def one(number: int) -> None:
+            name = f"light-{number:03}"
+            await run_device(
+                DeviceSetup(folder / name, name, FEDERATION, TASK, keepalive_s=5),
+                _transport(broker),
+                lambda scratch: LightTrainer(name, number % tiers, scratch, train_s),
+                clock=SystemClock(),
+                luck=seeded_luck(),
+                started=hosts.append,
+            )
+
+        _stop_on_signals(lambda: [host.stop() for host in hosts])
+        async with asyncio.TaskGroup() as group:
+            for number in range(first, first + count):
+                group.create_task(one(number))
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MhflError as error:
+        raise SystemExit(f"error: {error}") from None
