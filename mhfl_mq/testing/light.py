@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import signal
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -124,10 +124,10 @@ def _transport(url: str) -> MqttTransport:
     return MqttTransport(url, backoff=Backoff(seeded_luck().random, first_s=0.2, cap_s=2.0))
 
 
-def _stop_on_signals(stop: object) -> None:
+def _stop_on_signals(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for one in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(one, stop)  # type: ignore[arg-type]  # a bound method without arguments
+        loop.add_signal_handler(one, stop)
 
 
 @click.group()
@@ -189,7 +189,11 @@ def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train
                 started=hosts.append,
             )
 
-        _stop_on_signals(lambda: [host.stop() for host in hosts])
+        def stop() -> None:
+            for host in hosts:
+                host.stop()
+
+        _stop_on_signals(stop)
         async with asyncio.TaskGroup() as group:
             for number in range(first, first + count):
                 group.create_task(one(number))
