@@ -90,9 +90,9 @@ class Transfer(RuleBasedStateMachine):
             if self.connected:
                 self.take(chunk_payload(cast.blob_id, cast.index, self.blob[cast.start : cast.stop]))
 
-    @rule()
-    def chunk_arrives(self) -> None:
-        if self.down:  # also when the broker is gone: what was in our inbox by then
+    @rule(count=st.integers(1, 6))
+    def chunks_arrive(self, count: int = 1) -> None:
+        for _ in range(min(count, len(self.down))):  # also when the broker is gone: what was in our inbox by then
             self.take(self.down.popleft())
 
     @rule(steps=st.integers(1, 8), last_first=st.booleans())
@@ -104,7 +104,7 @@ class Transfer(RuleBasedStateMachine):
             self.chunk_is_sent()
             if last_first:
                 self.down.reverse()
-            self.chunk_arrives()
+            self.chunks_arrive()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 20.0]))
     def time_passes(self, seconds: float) -> None:
@@ -140,15 +140,20 @@ class Transfer(RuleBasedStateMachine):
             payload = self.down.pop()
             self.down.append(payload[:-1] + bytes([payload[-1] ^ 1]))
 
-    @rule(session=st.booleans())
+    @rule(session=st.booleans(), inbox=st.sampled_from([0, 2, 9]))
     @precondition(lambda self: self.connected)
-    def broker_goes(self, session: bool) -> None:
+    def broker_goes(self, session: bool, inbox: int) -> None:
         self.connected = False
         self.session = session
         self.receiver.disconnected()
         if not session:
             self.up.clear()
             self.down.clear()
+        while self.up:
+            self.pull_arrives()
+        while self.sender.waiting:
+            self.chunk_is_sent()
+        self.chunks_arrive(inbox)
 
     @rule()
     @precondition(lambda self: not self.connected)
@@ -208,7 +213,7 @@ class Transfer(RuleBasedStateMachine):
             while self.sender.waiting:
                 self.chunk_is_sent()
             while self.down:
-                self.chunk_arrives()
+                self.chunks_arrive()
             self.now = max(self.now, self.receiver.due or self.now)
             self.perform(self.receiver.tick(self.now))
         assert self.completed == 1
