@@ -15,7 +15,7 @@ from mhfl_mq.wire.blobs import fault_in_inline, fault_in_manifest
 from mhfl_mq.wire.bounds import Floats, Ints, Items, Length, OneOf, Pattern, Words
 from mhfl_mq.wire.messages import Manifest, ManifestNote, Offer, Pull, UpdateReady
 
-__all__ = ["Shape", "Wrong", "shape_of"]
+__all__ = ["Shape", "Wrong", "says", "shape_of"]
 
 _MAX_EXACT: Final = 2**53  # larger integers are not all floats
 
@@ -341,6 +341,11 @@ def _shape(hint: Any) -> Shape:
         key, item = get_args(inner)
         return _mapping(_shape(key), _shape(item), bound)
     return _sequence(_shape(get_args(inner)[0]), bound)
+
+
+def says(hint: Any) -> str:
+    """What a field of this annotation holds, in words (for docs/wire.md)."""
+    return _shape(hint).says
 
 
 # ---- words for what is wrong ----------------------------------------------------------------------------------
