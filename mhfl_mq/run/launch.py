@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import mhfl_mq
 from mhfl_mq.errors import ConfigError
@@ -24,12 +24,13 @@ from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.device import DeviceStore
+from mhfl_mq.store.files import Files
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.state import Store
 from mhfl_mq.transport.base import Transport
 from mhfl_mq.wire.topics import DEFAULT_ROOT, Topics
 
-__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "run_aggregator", "run_device"]
+__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "Parts", "run_aggregator", "run_device"]
 
 AGENT = f"mhfl-mq {mhfl_mq.__version__}"
 DEVICE_BUDGET = 4 * 1024**3
@@ -48,6 +49,19 @@ class Foundation(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a process is made of: a simulation brings its own disk, and looks over the machines' shoulders."""
+
+    files: Files | None = None  # None: the real disk
+    store: Callable[..., Store] = Store
+    federation: Callable[..., FederationMachine] = FederationMachine
+    device: Callable[..., DeviceMachine] = DeviceMachine
+
+
+PARTS: Final = Parts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,7 @@ async def run_aggregator(
     clock: Clock,
     luck: random.Random,
     started: Callable[[AggregatorHost], None] = lambda _host: None,
+    parts: Parts = PARTS,
 ) -> str:
     """Run a federation until it has done its rounds or is stopped; returns why it ended.
 
@@ -79,12 +94,12 @@ async def run_aggregator(
     """
     algorithm = algorithm_of(policy)
     try:
-        with Store(setup.folder, clock.now) as store:
-            models = Models(store.models)
+        with parts.store(setup.folder, clock.now, files=parts.files) as store:
+            models = Models(store.models, parts.files)
             models.sweep()
             layout, saved = await _founded(policy, store, models, foundation)
             rules = rules_of(policy, task=setup.task, agent=AGENT, layout=layout, max_rounds=setup.max_rounds)
-            blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic)
+            blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic, parts.files)
             counted = () if saved.open_round is None else saved.open_round.counted
             blobs.keep({*blobs.incoming, *(update.blob_id for update in counted)})
             limits = policy.limits
@@ -98,7 +113,7 @@ async def run_aggregator(
                 largest_weight=limits.max_weight,
                 largest_value=limits.largest_value,
             )
-            machine = FederationMachine(rules, PolicyDecider(policy, layout.lengths, luck), saved)
+            machine = parts.federation(rules, PolicyDecider(policy, layout.lengths, luck), saved)
             host = AggregatorHost(
                 topics=Topics(setup.federation, setup.root),
                 machine=machine,
@@ -174,15 +189,16 @@ async def run_device(
     clock: Clock,
     luck: random.Random,
     started: Callable[[DeviceHost], None] = lambda _host: None,
+    parts: Parts = PARTS,
 ) -> str:
     """Run a device until it is stopped; returns why it ended. `make_trainer` gets a scratch folder on its disk."""
     topics = Topics(setup.federation, setup.root)
-    with DeviceStore(setup.folder, DEVICE_BUDGET, clock.monotonic) as store:
+    with DeviceStore(setup.folder, DEVICE_BUDGET, clock.monotonic, parts.files) as store:
         scratch = setup.folder / "scratch"
         scratch.mkdir(exist_ok=True)
         for left in scratch.iterdir():
             left.unlink()
-        machine = DeviceMachine(setup.device, setup.task, AGENT, store.load(), luck)
+        machine = parts.device(setup.device, setup.task, AGENT, store.load(), luck)
         host = DeviceHost(
             device=setup.device,
             topics=topics,
