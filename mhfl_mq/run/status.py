@@ -78,6 +78,7 @@ class StatusBoard:
             **self._describe(),
             "at": self._clock.now().isoformat(timespec="seconds"),
             "pid": os.getpid(),
+            "lengths": list(self._lengths),
             "bytes": {
                 "up": self._bytes_before["up"] + self._traffic.received.total(),
                 "down": self._bytes_before["down"] + self._traffic.sent.total(),

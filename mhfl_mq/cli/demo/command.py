@@ -1,0 +1,178 @@
+"""Runs the demo from its options to its report."""
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mhfl_mq.cli.demo.fleet import DemoDevice, Fleet
+from mhfl_mq.cli.demo.report import BASELINES, DemoResult, last_mean, plot, table
+from mhfl_mq.cli.demo.story import MOST_ROUNDS, Story
+from mhfl_mq.cli.options import policy_file
+from mhfl_mq.cli.output import Progress, print_table
+from mhfl_mq.errors import ConfigError
+from mhfl_mq.policy import Policy
+from mhfl_mq.policy.load import load_policy
+from mhfl_mq.run.rules import algorithm_of, tier_metrics
+from mhfl_mq.segments import Tier
+from mhfl_mq.store.view import open_view
+from mhfl_mq.train.client import Worker
+from mhfl_mq.train.reports import Participant, ProbeReport
+
+__all__ = ["run_demo"]
+
+TASK = "wind"
+MARK = "mhfl-demo"
+"""A file in the demo's folder: only a folder with it is emptied."""
+
+
+def run_demo(
+    *,
+    devices: int,
+    rounds: int | None,
+    broker: str | None,
+    data: Path | None,
+    policy: Path | None,
+    seed: int,
+    json_file: Path | None,
+    folder: Path,
+    kills: bool,
+) -> None:
+    """Run it; raises `MhflError` when something does not work."""
+    began = time.monotonic()
+    rules_file = policy_file(policy)
+    rules = load_policy(rules_file)
+    _empty(folder)
+    fleet = Fleet(folder, TASK, data, rules_file, seed, url=broker or "")
+    click.echo(f"policy {rules.name}: tiers {', '.join(tier.name for tier in rules.tiers)}, {rules.algorithm.name}")
+    try:
+        click.echo(f"broker: {fleet.start_broker()}")
+        fleet.start_aggregator(rounds or MOST_ROUNDS)
+        members = _members(rules, devices, asyncio.run(_measure(rules, data)))
+        for device in members:
+            fleet.start_device(device)
+        click.echo(f"started the aggregator and {devices} devices as processes; logs in {folder}/")
+        with Progress("rounds", rounds) as progress:
+            story = Story(fleet, members, rounds, kills, progress.tell, progress.update, began)
+            story.run()
+        trained_s = time.monotonic() - began
+        tiers = story.tiers()
+    finally:
+        fleet.stop()
+    click.echo("training the baselines with the same rounds, data and settings")
+    baselines = asyncio.run(_baselines(rules, members, tiers, len(story.losses), data, seed))
+    result = _result(rules, story, tiers, baselines, seed, trained_s)
+    _show(result, folder, json_file)
+
+
+def _empty(folder: Path) -> None:
+    """A new folder, or an old demo's, emptied; anybody else's folder is left alone."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise ConfigError("is not empty, and not a demo's", where=str(folder), remedy="name another with --folder")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def _tiers(rules: Policy) -> list[Tier]:
+    return [Tier(tier.name, tier.width, tier.depth) for tier in rules.tiers]
+
+
+async def _measure(rules: Policy, data: Path | None) -> ProbeReport:
+    """What each tier costs on this machine, so that devices can play weaker ones."""
+    async with Worker(TASK, data=data) as worker:
+        return await worker.probe(_tiers(rules), shard="0/8", options={"batch": rules.algorithm.options["batch"]})
+
+
+def _members(rules: Policy, count: int, here: ProbeReport) -> list[DemoDevice]:
+    """Devices of as many strengths as there are tiers, in equal parts, the weakest first.
+
+    One machine plays them all: a device of strength k is slowed down until tier k takes half of its budget here and
+    tier k + 1 goes over its own. It still measures itself, and the policy still decides.
+    """
+    steps = [probe.step_s for probe in here.probes]
+    members = []
+    for number in range(count):
+        strength = number * len(steps) // count
+        budget = rules.tiers[strength].budget.step_s
+        slowdown = 1.0 if budget is None else budget / 2 / steps[strength]
+        members.append(DemoDevice(f"device-{number + 1}", f"{number}/{count}", max(1.0, slowdown)))
+    return members
+
+
+async def _baselines(
+    rules: Policy, members: list[DemoDevice], tiers: dict[str, int], rounds: int, data: Path | None, seed: int
+) -> dict[str, float]:
+    participants = [Participant(device.shard, tiers[device.name]) for device in members if device.name in tiers]
+    algorithm = algorithm_of(rules)
+    found = {}
+    async with Worker(TASK, data=data) as worker:
+        for kind in BASELINES:
+            report = await worker.baseline(
+                kind,
+                _tiers(rules),
+                participants,
+                rounds=rounds,
+                options=algorithm.device_options(rules.algorithm.options),
+                seed=seed,
+                weighting=rules.algorithm.weighting,
+            )
+            found[kind] = report.score
+    return found
+
+
+def _result(
+    rules: Policy, story: Story, tiers: dict[str, int], baselines: dict[str, float], seed: int, trained_s: float
+) -> DemoResult:
+    versions = [version for version in story.versions if version.round is not None]
+    scores = last_mean(versions)
+    with open_view(story.fleet.state) as view:
+        rounds = view.rounds(last=len(versions) + MOST_ROUNDS)
+        head = view.restore().head
+    invited = sum(len(one.opened.cohort) for one in rounds if one.closed is not None)
+    counted = sum(one.counted for one in rounds if one.closed is not None)
+    board: dict[str, Any] = dict(story.board)
+    lengths = board["lengths"]
+    record = {
+        "rounds": len(versions),
+        "participation": counted / invited if invited else 0.0,
+        "tiers": {
+            tier.name: {
+                "accuracy": scores[tier.name],
+                "devices": sum(given == k for given in tiers.values()),
+                "parameters": lengths[k],
+            }
+            for k, tier in enumerate(rules.tiers)
+        },
+        "baselines": {name: {"accuracy": score} for name, score in baselines.items()},
+        "bytes": board["bytes"],
+        "seconds": {"first_round": story.first_round_s, "total": trained_s, **board["seconds"]},
+        "seed": seed,
+        "policy": rules.digest,
+        "model": "" if head is None else head.model,
+        "killed": story.killed,
+    }
+    curves = {tier.name: [tier_metrics(version.metrics)[tier.name] for version in versions] for tier in rules.tiers}
+    return DemoResult(record, curves)
+
+
+def _show(result: DemoResult, folder: Path, json_file: Path | None) -> None:
+    for title, columns, rows in table(result.record):
+        print_table(title, columns, rows)
+    names = list(result.record["tiers"])
+    best = max(names, key=lambda name: result.record["tiers"][name]["accuracy"])
+    if best != names[-1]:
+        click.echo(f"note: tier {best} is better than the largest one, {names[-1]}")
+    picture = folder / "demo.png"
+    if plot(result, picture):
+        click.echo(f"plot: {picture}")
+    else:
+        click.echo("no plot: install the extra `bench` for matplotlib")
+    if json_file is not None:
+        result.write(json_file)
+        click.echo(f"figures: {json_file}")
+    click.echo("a table of wind speed alone reaches 0.862 on this test part: easy physics")

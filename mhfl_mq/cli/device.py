@@ -1,0 +1,80 @@
+"""`mhfl device`: takes part in a federation with this machine's data."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import click
+
+from mhfl_mq.cli.options import broker_option, federation_options, log_option, start_log
+
+__all__ = ["command"]
+
+
+@click.command("device")
+@click.argument("device")
+@broker_option
+@federation_options
+@click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), required=True, help="State folder; made when missing."
+)
+@click.option("--shard", default="", help="Which part of the data is this device's, in the task's own words.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the device's data.")
+@click.option("--nice", type=click.IntRange(0, 19), default=10, show_default=True, help="Niceness of the training.")
+@click.option(
+    "--slowdown", type=click.FloatRange(min=1.0), default=1.0, help="Play a machine that is so many times slower."
+)
+@click.option(
+    "--memory-mb", type=click.IntRange(min=0), default=0, help="Play a machine with so little memory; 0: not."
+)
+@click.option("--idle", type=float, default=60.0, show_default=True, help="Seconds until idle training is unloaded.")
+@log_option
+def command(
+    device: str,
+    broker: str,
+    federation: str,
+    root: str,
+    task: str,
+    state: Path,
+    shard: str,
+    data: Path | None,
+    nice: int,
+    slowdown: float,
+    memory_mb: int,
+    idle: float,
+    log: str,
+) -> None:
+    """Take part in a federation as DEVICE, until stopped (Ctrl-C; twice to force).
+
+    The data stay here: only the difference of the model's weights is sent. Kill this process at any moment and start
+    it again with the same folder: a finished update is sent again, not trained again.
+    """
+    from mhfl_mq.run.clock import SystemClock, seeded_luck
+    from mhfl_mq.run.launch import DeviceSetup, run_device
+    from mhfl_mq.run.signals import stop_on_signals
+    from mhfl_mq.run.training import TaskTrainer
+    from mhfl_mq.train.options import Handicap
+    from mhfl_mq.transport.backoff import Backoff
+    from mhfl_mq.transport.mqtt import MqttTransport
+
+    start_log(log)
+    luck = seeded_luck()
+    handicap = Handicap(slowdown, memory_mb * 1_000_000)
+
+    def tell(text: str) -> None:
+        logging.getLogger("mhfl_mq").warning(text)
+
+    def trainer(scratch: Path) -> TaskTrainer:
+        return TaskTrainer(task, scratch, shard=shard, data=data, handicap=handicap, nice=nice, idle_s=idle)
+
+    async def run() -> str:
+        return await run_device(
+            DeviceSetup(state, device, federation, task, root),
+            MqttTransport(broker, backoff=Backoff(luck.random)),
+            trainer,
+            clock=SystemClock(),
+            luck=luck,
+            started=lambda host: stop_on_signals(host.stop, tell),
+        )
+
+    click.echo(f"device {device} ended: {asyncio.run(run())}")

@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mhfl_mq.shipped import shipped
+
+__all__ = ["broker_option", "federation_options", "log_option", "policy_file", "start_log"]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+broker_option = click.option(
+    "--broker",
+    envvar="MHFL_BROKER",
+    required=True,
+    help="mqtt://USER:PASSWORD@HOST:PORT, or mqtts, ws, wss; better in the variable MHFL_BROKER than here.",
+)
+
+log_option = click.option(
+    "--log", type=click.Choice(["error", "warning", "info", "debug"]), default="warning", show_default=True
+)
+
+
+def federation_options(command: CommandT) -> CommandT:
+    """Which federation, and which task."""
+    for option in (
+        click.option("--task", default="wind", show_default=True, help="Installed task, or package.module:ATTRIBUTE."),
+        click.option("--root", default="mhfl", show_default=True, help="Root of the topic tree, one or two levels."),
+        click.option("--federation", default="federation", show_default=True, help="Name of the federation."),
+    ):
+        command = option(command)
+    return command
+
+
+def start_log(level: str) -> None:
+    """Log to standard error: lines for people, with the time."""
+    logging.basicConfig(
+        level=os.environ.get("MHFL_LOG", level).upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )
+
+
+def policy_file(policy: Path | None) -> Path:
+    """The file that `--policy` means: a file, or a shipped policy by its name; without it, the default one."""
+    name = "default" if policy is None else str(policy)
+    if policy is not None and policy.exists():
+        return policy
+    file = shipped("policies") / f"{name}.yaml"
+    return Path(str(file)) if file.is_file() else Path(name)
