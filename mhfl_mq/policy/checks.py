@@ -5,7 +5,7 @@ value of the wrong type is somebody else's finding and is passed over.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,14 @@ Path = tuple[str | int, ...]
 class Known:
     """The names that a policy may use: what is installed here, which the policy package itself cannot know.
 
-    `algorithms` maps a name to the option names that this algorithm has of its own.
+    `algorithms` maps a name to the option names that this algorithm has of its own. `stages_misfit` says what is
+    wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers; empty: nothing.
     """
 
     algorithms: Mapping[str, frozenset[str]]
     stages: frozenset[str]
+    stages_misfit: Callable[[Sequence[str]], str] = lambda _names: ""
+    tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _stage_names(data, known)
     if known is not None:
         yield from _algorithm(data, known)
+        yield from _stage_order(data, known)
 
 
 # ---- reading values that may not be there ---------------------------------------------------------------------
@@ -207,8 +211,20 @@ def _algorithm(data: object, known: Known) -> Iterator[Fault]:
         hint = did_you_mean(name, known.algorithms)
         yield Fault(Code.UNKNOWN_ALGORITHM, (*at, "name"), f"there is no algorithm '{name}'", hint)
         return
+    tiers = _items(data, "spec", "tiers")
+    misfit = known.tiers_misfit(name, len(tiers)) if tiers else ""
+    if misfit:
+        yield Fault(Code.TIER_COUNT, ("spec", "tiers"), misfit, "change the algorithm, or the tiers", key=True)
     has = frozenset(AlgorithmOptions.model_fields) | known.algorithms[name]
     for option in options if isinstance(options, dict) else ():
         if option not in has:
             message = f"{name} has no option '{option}'"
             yield Fault(Code.UNKNOWN_OPTION, (*at, "options", option), message, did_you_mean(option, has), key=True)
+
+
+def _stage_order(data: object, known: Known) -> Iterator[Fault]:
+    names = [_dig(stage, "name") for stage in _items(data, "spec", "stages")]
+    if names and len(set(map(str, names))) == len(names) and known.stages.issuperset(map(str, names)):
+        misfit = known.stages_misfit(names)
+        if misfit:
+            yield Fault(Code.STAGE_ORDER, ("spec", "stages"), misfit, "change the order of the stages", key=True)

@@ -52,13 +52,13 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """The method by name; `weighting` says what an update counts in the mean: `examples` or `uniform`.
+    """The method by name; `weighting` says what an update counts in the mean: `uniform` or `samples`.
 
     `options` are its numbers (steps, batch, rate, ...) and travel in each offer.
     """
 
     name: str
-    weighting: str = "examples"
+    weighting: str = "uniform"
     options: Mapping[str, float] = field(default_factory=dict)
 
 

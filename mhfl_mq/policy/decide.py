@@ -138,11 +138,11 @@ class Luck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A device that could be invited: present, with a tier. `last_counted` is the round that last counted it, or 0."""
+    """A device that could be invited: present, with a tier. `counted` is how many rounds it was counted in."""
 
     device: str
     tier: int
-    last_counted: int
+    counted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,22 +163,21 @@ def quorum_needed(quorum: Quorum, cohort: int) -> int:
 def invite(members: Sequence[Member], rules: Participation, luck: Luck) -> Decision[Invitation | None]:
     """Whom to invite; None when too few devices are here to reach the quorum.
 
-    Who was counted longest ago goes first, so that no device is passed over for long; among equals, luck decides.
+    Who was counted least goes first, so that no device is passed over for long; among equals, luck decides.
     The order of `members` does not matter: the same devices and the same luck give the same invitation.
     """
-    drawn = [(member.last_counted, luck.random(), member.device) for member in sorted(members, key=_by_name)]
+    drawn = [(member.counted, luck.random(), member.device) for member in sorted(members, key=_by_name)]
     here = len(drawn)
     cohort = here if rules.cohort is None else min(rules.cohort, here)
-    aim = cohort if rules.cohort is None else rules.cohort
-    needed = quorum_needed(rules.quorum, aim)
+    needed = quorum_needed(rules.quorum, cohort)
     if here < needed:
         short = Reason("quorum", False, f"{_devices(here)} here, {needed} needed")
         return Decision(None, (short,))
-    count = min(here, math.ceil(round(aim * rules.over_provision, 9)))
+    count = min(here, math.ceil(round(cohort * rules.over_provision, 9)))
     devices = tuple(device for _, _, device in sorted(drawn)[:count])
     reasons = (
         Reason("quorum", True, f"{_devices(here)} here, {needed} needed"),
-        Reason("cohort", True, f"{count} invited for a cohort of {cohort}, longest uncounted first"),
+        Reason("cohort", True, f"{count} invited for a cohort of {cohort}, least counted first"),
     )
     return Decision(Invitation(devices, cohort, needed), reasons)
 

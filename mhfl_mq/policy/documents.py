@@ -117,8 +117,8 @@ class AlgorithmOptions(Part):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
-    weighting: Literal["examples", "uniform"] = Field(
-        "examples", description="what an update counts in the mean: its examples, or the same for all"
+    weighting: Literal["uniform", "samples"] = Field(
+        "uniform", description="what an update counts in the mean: one, or its training examples"
     )
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(20, description="training steps per device and round")
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(64, description="examples per training step")

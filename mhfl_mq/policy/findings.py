@@ -35,6 +35,8 @@ class Code(StrEnum):
     UNKNOWN_STAGE = "POL025"
     UNKNOWN_OPTION = "POL026"
     DEADLINE = "POL027"
+    STAGE_ORDER = "POL028"
+    TIER_COUNT = "POL029"
 
 
 @dataclass(frozen=True, slots=True, order=True)

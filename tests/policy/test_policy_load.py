@@ -158,7 +158,6 @@ FAULTS = [
     ("    - {name: dp, options", "    - {nam: dp, options", "POL010", 19, 8, "did you mean 'name'?"),
     ("mode: local", "mode: [local]", "POL012", 19, 48, ""),
     ("mode: local", "mode: .nan", "POL012", 19, 48, ""),
-    ("mode: local", 'mode: "\\ud800"', "POL008", 19, 48, "whole character"),
     ("update_bytes: 2MB", "update_bytes: 2 mb", "POL014", 21, 19, ""),
     ("chunk_bytes: 64KiB", "chunk_bytes: 3MB", "POL023", 22, 18, ""),
     ("chunk_bytes: 64KiB", "chunk_bytes: 64B", "POL023", 22, 18, "write chunk_bytes of at least 1KiB"),
@@ -187,6 +186,20 @@ def test_a_stage_twice_and_a_stage_where_none_is_installed() -> None:
     codes = [one[0] for one in places(text, Known({}, frozenset()))]
     assert codes.count("POL020") == 2  # the tier, and the stage
     assert codes.count("POL025") == 2
+
+
+def test_what_algorithms_and_stages_have_against_a_policy_is_found_at_the_list(whole: str) -> None:
+    known = Known(
+        {"heterofl": frozenset({"static"})},
+        frozenset({"dp"}),
+        stages_misfit=lambda names: f"{names} do not fit",
+        tiers_misfit=lambda name, tiers: f"{name} cannot do {tiers} tiers",
+    )
+    found = check_text(whole, "p.yaml", known).findings
+    assert [(one.code, one.line, one.column, one.message) for one in found] == [
+        ("POL029", 5, 3, "heterofl cannot do 2 tiers"),
+        ("POL028", 18, 3, "['dp'] do not fit"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "hello", "7", "spec"])

@@ -125,6 +125,10 @@ def test_a_character_that_yaml_does_not_allow_is_found_where_it_stands() -> None
     assert [report[:3] for report in read("a: 1\nb: x\x00y\n")[1]] == [(Code.SYNTAX, 2, 5)]
 
 
+def test_half_a_character_is_refused() -> None:
+    assert [report[:3] for report in read('a: "\\ud800"')[1]] == [(Code.NOT_PLAIN, 1, 4)]
+
+
 def test_an_empty_file_and_a_second_document_are_reported(loader: Any) -> None:
     assert [report[:3] for report in read("# nothing\n", loader)[1]] == [(Code.NOT_ONE_DOCUMENT, 1, 1)]
     assert [report[:3] for report in read("a: 1\n---\nb: 2\n", loader)[1]] == [(Code.NOT_ONE_DOCUMENT, 2, 1)]
