@@ -8,8 +8,9 @@
 Both small files are replaced atomically, and begin with a digest of the rest: a damaged one is told, not believed.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,7 +21,7 @@ from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.files import Files, FolderLock, RealFiles, atomic_write, explained, make_folder
 from mhfl_mq.wire.blobs import check_manifest
 from mhfl_mq.wire.codec import decode, encode, pack, unpack
-from mhfl_mq.wire.messages import Manifest, Offer
+from mhfl_mq.wire.messages import Manifest, Offer, Survey
 
 __all__ = ["DeviceStore"]
 
@@ -114,39 +115,33 @@ def _load(path: Path) -> Any:
 
 
 def _document(state: SavedDevice) -> dict[str, object]:
-    update = state.update
-    return {
-        "format": FORMAT,
-        "epoch": state.epoch,
-        "tier": state.tier,
-        "layout": state.layout,
-        "last_round": state.last_round,
-        "offer": None if state.offer is None else encode(state.offer),
-        "update": None if update is None else [update.blob_id, update.size, update.chunk, update.digests],
-        "weight": state.weight,
-        "metrics": dict(state.metrics),
-    }
+    """The state by its fields: messages as frames of the wire, the manifest by its own fields, the rest as it is."""
+    document: dict[str, object] = {"format": FORMAT}
+    for field in dataclasses.fields(state):
+        value = getattr(state, field.name)
+        match value:
+            case Manifest():
+                value = [value.blob_id, value.size, value.chunk, value.digests]
+            case Survey() | Offer():
+                value = encode(value)
+            case Mapping():
+                value = dict(value)
+        document[field.name] = value
+    return document
 
 
-def _saved_device(value: Any) -> SavedDevice:
-    if value["format"] != FORMAT:
-        raise ValueError(value["format"])
-    offer = None if value["offer"] is None else decode(value["offer"])
-    update = None if value["update"] is None else Manifest(*value["update"])
-    if update is not None:
-        check_manifest(update)
-    if offer is not None and not isinstance(offer, Offer):
-        raise ValueError(offer.kind)
-    return SavedDevice(
-        epoch=value["epoch"],
-        tier=value["tier"],
-        layout=value["layout"],
-        last_round=value["last_round"],
-        offer=offer,
-        update=update,
-        weight=value["weight"],
-        metrics=value["metrics"],
-    )
+def _saved_device(document: Any) -> SavedDevice:
+    """The state of a document; one of an older release may lack fields, and they get their defaults."""
+    values = dict(document)
+    if values.pop("format") != FORMAT:
+        raise ValueError("another format")
+    for name in ("survey", "offer"):
+        if values.get(name) is not None:
+            values[name] = decode(values[name])
+    if values.get("update") is not None:
+        values["update"] = Manifest(*values["update"])
+        check_manifest(values["update"])
+    return SavedDevice(**values)
 
 
 def _damaged(path: Path) -> StoreError:
