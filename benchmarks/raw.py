@@ -1,0 +1,128 @@
+"""The raw broker: the same bytes in the same chunks between the same processes, and nothing else.
+
+No hash, no disk, no machine, no sum: what a broker and our transport cost alone. The hub broadcasts the model in
+chunks; a leaf that has it all sends as many bytes back.
+
+    python -m benchmarks.raw hub --broker URL --leaves 10 --size 10485760 --rounds 5     prints seconds per round
+    python -m benchmarks.raw leaf --broker URL --name l0 --size 10485760
+"""
+
+import asyncio
+import time
+
+import click
+
+from mhfl_mq.transport.base import Session
+from mhfl_mq.transport.mqtt import MqttTransport
+from mhfl_mq.wire.blobs import DEFAULT_CHUNK
+
+WINDOW = 8
+
+
+async def send(transport: MqttTransport, topic: str, data: bytes) -> None:
+    """All of `data` in chunks, a window of them in flight."""
+    window = asyncio.Semaphore(WINDOW)
+
+    async def one(start: int) -> None:
+        async with window:
+            await transport.publish(topic, data[start : start + DEFAULT_CHUNK], qos=1)
+
+    async with asyncio.TaskGroup() as group:
+        for start in range(0, len(data), DEFAULT_CHUNK):
+            group.create_task(one(start))
+
+
+async def take(transport: MqttTransport, size: int) -> None:
+    """Until so many bytes came in."""
+    box = transport.inbox()
+    while size > 0:
+        message = await anext(box)
+        size -= len(message.payload)
+        transport.ack(message.token)
+
+
+@click.group()
+def main() -> None:
+    """Raw MQTT, for comparison."""
+
+
+@main.command()
+@click.option("--broker", required=True)
+@click.option("--leaves", type=int, required=True)
+@click.option("--size", type=int, required=True)
+@click.option("--rounds", type=int, required=True)
+def hub(broker: str, leaves: int, size: int, rounds: int) -> None:
+    """Broadcast, take back, time."""
+
+    async def run() -> None:
+        transport = MqttTransport(broker)
+        await transport.connect(Session("raw-hub", clean=True))
+        await transport.subscribe([("mhfl/v1/raw/d/+/out/evt", 1)])
+        data = bytes(size)
+        await take(transport, leaves)  # a byte of each that is ready
+        for _ in range(rounds + 1):  # the first one warms up
+            began = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(send(transport, "mhfl/v1/raw/seg/0/c", data))
+                group.create_task(take(transport, leaves * size))
+            click.echo(f"{time.perf_counter() - began:.6f}")
+        await transport.publish("mhfl/v1/raw/seg/0/c", b"end")
+        await transport.close()
+
+    asyncio.run(run())
+
+
+@main.command()
+@click.option("--broker", required=True)
+@click.option("--name", required=True)
+@click.option("--size", type=int, required=True)
+def leaf(broker: str, name: str, size: int) -> None:
+    """Take the broadcast, send as much back, again and again."""
+
+    async def run() -> None:
+        transport = MqttTransport(broker)
+        await transport.connect(Session(name, clean=True))
+        await transport.subscribe([("mhfl/v1/raw/seg/0/c", 1)])
+        topic = f"mhfl/v1/raw/d/{name}/out/evt"
+        await transport.publish(topic, b"1")
+        data, box, got = bytes(size), transport.inbox(), 0
+        async for message in box:
+            transport.ack(message.token)
+            if bytes(message.payload[:3]) == b"end":
+                break
+            got += len(message.payload)
+            if got >= size:
+                got -= size
+                await send(transport, topic, data)
+        await transport.close()
+
+    asyncio.run(run())
+
+
+@main.command()
+@click.option("--broker", required=True)
+@click.option("--size", type=int, default=1000)
+@click.option("--count", type=int, default=200)
+def ping(broker: str, size: int, count: int) -> None:
+    """Seconds of each QoS 1 round trip to a leaf of the same size."""
+
+    async def run() -> None:
+        transport = MqttTransport(broker)
+        await transport.connect(Session("raw-ping", clean=True))
+        await transport.subscribe([("mhfl/v1/raw/d/+/out/evt", 1)])
+        data = bytes(size)
+        await take(transport, 1)
+        for _ in range(count):
+            began = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(transport.publish("mhfl/v1/raw/seg/0/c", data))
+                group.create_task(take(transport, size))
+            click.echo(f"{time.perf_counter() - began:.6f}")
+        await transport.publish("mhfl/v1/raw/seg/0/c", b"end")
+        await transport.close()
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

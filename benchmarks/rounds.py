@@ -1,0 +1,67 @@
+"""Whole rounds over a real broker, beside the raw broker that moves the same bytes."""
+
+import statistics
+import subprocess
+from contextlib import ExitStack
+
+from benchmarks.processes import broker, light_run, start
+from benchmarks.table import Row, at_most
+
+__all__ = ["measure"]
+
+MB = 1024 * 1024
+
+
+def measure() -> list[Row]:
+    """Small rounds against a round trip, large rounds against raw bytes, memory, egress."""
+    return [*small(), *large(10, 10 * MB, rounds=6), *large(4, 100 * MB, rounds=5)]
+
+
+def small() -> list[Row]:
+    """Two devices, 1 kB: what the protocol itself costs."""
+    size = 1000
+    with broker() as (one, folder):
+        run = light_run(one.url, folder, [size // 4], devices=2, processes=2, rounds=60, limit_s=60)
+        ours = statistics.median(run.rounds_s)
+        words = ("--broker", one.url, "--size", str(size))
+        with (
+            start("benchmarks.raw", "ping", *words) as ping,
+            start("benchmarks.raw", "leaf", *words, "--name", "l0"),
+        ):
+            trip = statistics.median(_seconds(ping))
+        name = f"round of 1 kB, 2 devices, {one.name}"
+        return [
+            at_most(f"{name} (ms)", ours * 1000, 20),
+            at_most(f"{name} / QoS 1 round trip", ours, 25, reference=trip),
+        ]
+
+
+def large(devices: int, size: int, *, rounds: int) -> list[Row]:
+    """Large models, no training: our whole round beside the raw broker's."""
+    with broker() as (one, folder):
+        raw = _raw(one.url, devices, size, rounds)
+        run = light_run(one.url, folder, [size // 4], devices=devices, processes=devices, rounds=rounds, limit_s=240)
+        ours = statistics.median(run.rounds_s)
+        name = f"round of {devices} x {size // MB} MiB, {one.name}"
+        per_round = run.board["bytes"]["down"] / (rounds + 1)  # version 0 and one of each round
+        return [
+            at_most(f"{name} / raw", ours, 1.3, reference=raw),
+            at_most(f"{name}: aggregator's peak memory less 60 MB / model", run.peak_bytes - 60e6, 3, reference=size),
+            at_most(f"{name}: egress / model", per_round, 1.05, reference=size),
+        ]
+
+
+def _raw(url: str, devices: int, size: int, rounds: int) -> float:
+    with ExitStack() as stack:
+        words = ("--broker", url, "--size", str(size))
+        hub = stack.enter_context(
+            start("benchmarks.raw", "hub", *words, "--leaves", str(devices), "--rounds", str(rounds))
+        )
+        for k in range(devices):
+            stack.enter_context(start("benchmarks.raw", "leaf", *words, "--name", f"l{k}"))
+        return statistics.median(_seconds(hub)[1:])
+
+
+def _seconds(process: "subprocess.Popen[str]") -> list[float]:
+    text, _ = process.communicate(timeout=240)
+    return [float(line) for line in text.split()]
