@@ -4,13 +4,24 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from mhfl_mq.shipped import shipped
 
-__all__ = ["broker_option", "federation_options", "log_option", "policy_file", "start_log"]
+__all__ = [
+    "DEFAULT_STATE",
+    "broker_option",
+    "federation_options",
+    "json_option",
+    "log_option",
+    "policy_file",
+    "start_log",
+    "state_option",
+]
+
+DEFAULT_STATE: Final = Path("mhfl-state")
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -23,6 +34,17 @@ broker_option = click.option(
 
 log_option = click.option(
     "--log", type=click.Choice(["error", "warning", "info", "debug"]), default="warning", show_default=True
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, with stable keys.")
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_STATE,
+    show_default=True,
+    envvar="MHFL_STATE",
+    help="The aggregator's state folder.",
 )
 
 

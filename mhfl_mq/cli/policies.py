@@ -1,0 +1,44 @@
+"""Reading policies with the names that are installed on this machine."""
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from mhfl_mq.errors import ConfigError
+from mhfl_mq.families import algorithm_names, make_algorithm
+from mhfl_mq.policy import Policy
+from mhfl_mq.policy.load import Known, load_policy
+from mhfl_mq.stages import GROUP, check_order, find_stages
+
+__all__ = ["installed", "read_installed_policy"]
+
+
+def installed() -> Known:
+    """The algorithms and stages of this installation, and what they refuse."""
+    return Known(
+        algorithms={name: frozenset() for name in algorithm_names()},
+        stages=frozenset(offer.name for offer in entry_points(group=GROUP)),
+        stages_misfit=_stages_misfit,
+        tiers_misfit=_tiers_misfit,
+    )
+
+
+def read_installed_policy(path: Path) -> Policy:
+    """A policy that can run here; raises `PolicyError` with every finding."""
+    return load_policy(path, installed())
+
+
+def _stages_misfit(names: Sequence[str]) -> str:
+    try:
+        check_order(find_stages(names))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _tiers_misfit(algorithm: str, tiers: int) -> str:
+    try:
+        make_algorithm(algorithm).check_tiers(tiers)
+    except ConfigError as error:
+        return error.what
+    return ""

@@ -1,0 +1,130 @@
+"""`mhfl policy`: check a policy file, or show what it says."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from mhfl_mq.cli.options import json_option
+from mhfl_mq.cli.output import print_json, print_table, say
+from mhfl_mq.cli.policies import installed, read_installed_policy
+from mhfl_mq.errors import PolicyError
+from mhfl_mq.policy import Policy
+from mhfl_mq.policy.findings import Finding
+from mhfl_mq.policy.load import check_policy
+from mhfl_mq.policy.quantities import show_bytes, show_duration
+
+__all__ = ["command"]
+
+
+@click.group()
+def command() -> None:
+    """Check a policy file, or show what it says."""
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--json", "form", flag_value="json", help="As --format json.")
+def check(files: tuple[Path, ...], form: str) -> int:
+    """Say everything that is wrong with policy files, at once, with place and hint.
+
+    Exit code 0 when all are right, 4 otherwise. JSON is a list of file, line, column, code, message, hint.
+    """
+    known = installed()
+    findings = {file: check_policy(file, known) for file in files}
+    everything = [one for found in findings.values() for one in found]
+    if form == "json":
+        print_json([one.as_json() for one in everything])
+    elif form == "github":
+        for one in everything:
+            click.echo(_github(one))
+    else:
+        _show_findings(findings)
+    return PolicyError.exit_code if everything else 0
+
+
+def _show_findings(findings: dict[Path, list[Finding]]) -> None:
+    for file, found in findings.items():
+        for one in found:
+            click.echo(one.render())
+        if not found:
+            click.echo(f"{file}: ok")
+    wrong = sum(map(len, findings.values()))
+    if wrong:
+        say(
+            f"{wrong} finding{'s' if wrong > 1 else ''} in {sum(map(bool, findings.values()))} of {len(findings)} files"
+        )
+
+
+def _github(finding: Finding) -> str:
+    """A workflow command of GitHub Actions: shown at the line of a pull request."""
+    place = (
+        f"file={_escaped(finding.file)},line={max(finding.line, 1)},col={max(finding.column, 1)},title={finding.code}"
+    )
+    hint = f" ({finding.hint})" if finding.hint else ""
+    return f"::error {place}::{_escaped(finding.message + hint, more=False)}"
+
+
+def _escaped(text: str, *, more: bool = True) -> str:
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace(":", "%3A").replace(",", "%2C") if more else text
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def show(file: Path, as_json: bool) -> None:
+    """Show what a policy says when defaults are filled in, with its digest."""
+    policy = read_installed_policy(file)
+    if as_json:
+        print_json({**asdict(policy), "digest": policy.digest})
+        return
+    click.echo(f"{policy.name}: {policy.description}" if policy.description else policy.name)
+    click.echo(f"digest {policy.digest}\n")
+    print_table(
+        "",
+        ["tier", "width", "blocks", "step at most", "memory at most", "transfer at most"],
+        [_tier_row(policy, index) for index in range(len(policy.tiers))],
+    )
+    click.echo()
+    for name, value in _rules(policy):
+        click.echo(f"{name:<14} {value}")
+
+
+def _tier_row(policy: Policy, index: int) -> Sequence[str | float | None]:
+    tier = policy.tiers[index]
+    budget = tier.budget
+    return [
+        tier.name,
+        tier.width,
+        str(tier.depth) if tier.depth else "all",
+        None if budget.step_s is None else show_duration(budget.step_s),
+        None if budget.memory_bytes is None else show_bytes(budget.memory_bytes),
+        None if budget.transfer_s is None else show_duration(budget.transfer_s),
+    ]
+
+
+def _rules(policy: Policy) -> list[tuple[str, str]]:
+    part, limits, algorithm = policy.participation, policy.limits, policy.algorithm
+    options = ", ".join(f"{name} {value:g}" for name, value in sorted(algorithm.options.items()))
+    cohort = (
+        "everyone who is there" if part.cohort is None else f"{part.cohort} devices, x{part.over_provision:g} invited"
+    )
+    end = "no end" if policy.schedule.max_rounds is None else f"at most {policy.schedule.max_rounds} rounds"
+    drop = policy.gate.max_drop
+    return [
+        ("algorithm", f"{algorithm.name}, {algorithm.weighting} weights, {options}"),
+        ("cohort", cohort),
+        ("quorum", f"{part.quorum.min} updates and {part.quorum.fraction:.0%} of the cohort"),
+        ("deadline", show_duration(part.deadline_s)),
+        ("schedule", f"{show_duration(policy.schedule.interval_s)} between rounds, {end}"),
+        ("gate", "must be finite" if drop is None else f"must be finite and at most {drop:g} worse than the head"),
+        ("stages", ", ".join(stage.name for stage in policy.stages) or "none"),
+        (
+            "limits",
+            f"updates of {show_bytes(limits.update_bytes)}, {limits.devices} devices, "
+            f"{limits.concurrent_uploads} uploads at once, chunks of {show_bytes(limits.chunk_bytes)}",
+        ),
+    ]
