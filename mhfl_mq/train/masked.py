@@ -1,0 +1,219 @@
+"""Is a tier really a part of the full model? Compare its forward pass with the full model's, other units masked.
+
+The full model is built at the tier's depth and at full width; every coordinate outside the tier is set to zero. A
+masked unit must not take part in a mean either, so layer norms look at the tier's units only, and attention is
+scaled by the width of the tier's heads, as it is in the tier's own model.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mhfl_mq.errors import LayoutError
+from mhfl_mq.segments import Axis, Layout, Parameter
+from mhfl_mq.train.ports import Port, Ports
+
+__all__ = ["check_nesting"]
+
+TOLERANCE = 1e-6  # relative, in float64: rounding over a deep network stays far below, a wrong cut far above
+
+
+def check_nesting(
+    layout: Layout,
+    models: Sequence[nn.Module],
+    full_at_depth: Sequence[nn.Module],
+    leaves: Mapping[str, Ports],
+    sample: tuple[Tensor, ...],
+) -> None:
+    """Compare every tier with the full model on the sample; raises `LayoutError` with the first layer that differs.
+
+    `full_at_depth` are models of full width and each tier's depth. None of the given models is changed.
+    """
+    inputs = tuple(x.double() if x.is_floating_point() else x for x in sample)
+    for k in range(len(models)):
+        small, full = copy.deepcopy(models[k]).double(), copy.deepcopy(full_at_depth[k]).double()
+        _same_arrays(layout, k, full)
+        _share(layout, k, small, full)
+        _mask_means(layout, k, small, full)
+        mine, theirs = _outputs(small, leaves, inputs), _outputs(full, leaves, inputs)
+        bad = next((n for n in mine if n not in theirs or not _agree(layout, k, leaves.get(n), n, mine, theirs)), None)
+        if bad is not None:
+            raise LayoutError(
+                f"tier {layout.tiers[k].name!r} is not the full model with its other units masked",
+                where=bad or "the model's output",
+                remedy="annotate the arrays of this layer and of those that feed it, or make the factory's tiers nest",
+            )
+
+
+def _same_arrays(layout: Layout, k: int, full: nn.Module) -> None:
+    """At the tier's depth and full width, the arrays have the full model's shapes: depth adds, and changes nothing."""
+    table = full.state_dict()
+    for p in layout.parameters:
+        if k >= p.since and (p.name not in table or table[p.name].shape != tuple(a.size for a in p.axes)):
+            raise LayoutError(
+                f"at the depth of tier {layout.tiers[k].name!r} and full width its shape is not the full model's",
+                where=p.name,
+                remedy="let depth add whole blocks, and keep the shape of what follows them",
+            )
+
+
+def _share(layout: Layout, k: int, small: nn.Module, full: nn.Module) -> None:
+    """Random numbers for the tier's coordinates in both models, zeros for all others in the full one."""
+    small_arrays, full_arrays = small.state_dict(), full.state_dict()
+    with torch.no_grad():
+        for p in layout.parameters:
+            if k < p.since:
+                continue
+            tensor = full_arrays[p.name]
+            fan = max(1, tensor[0].numel() if tensor.ndim > 1 else 4)
+            kept = torch.zeros_like(tensor)
+            view = _cut(kept, layout, p, k)
+            view.copy_(torch.randn_like(view) / fan**0.5)
+            tensor.copy_(kept)
+            small_arrays[p.name].copy_(view.reshape(small_arrays[p.name].shape))
+
+
+def _cut(tensor: Tensor, layout: Layout, p: Parameter, k: int) -> Tensor:
+    """The tier's coordinates of a full array, as a view with blocks, channels and inner indices on their own axes."""
+    fine = [n for a in p.axes for n in (a.blocks, a.channels, a.inner)]
+    view = tensor.view(fine)
+    for d, axis in enumerate(p.axes):
+        view = view.narrow(3 * d + 1, 0, layout.width(axis, k))
+    return view
+
+
+def _mask_means(layout: Layout, k: int, small: nn.Module, full: nn.Module) -> None:
+    """Make what the full model computes over all units look at the tier's units only."""
+    parts = dict(small.named_modules())
+    known = {p.name: p for p in layout.parameters}
+    for name, module in list(full.named_modules()):
+        part = parts.get(name)
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(part, nn.LayerNorm | nn.RMSNorm):
+            p = known.get(f"{name}.weight")
+            live = [torch.arange(n) for n in part.normalized_shape]  # without weights: the first units
+            live = [_live(layout, axis, k) for axis in p.axes] if p else live
+            module.register_forward_hook(_over_live(module, part, live))
+        if isinstance(module, nn.MultiheadAttention) and isinstance(part, nn.MultiheadAttention):
+            _rescale(module, (module.head_dim / part.head_dim) ** 0.5)
+
+
+def _rescale(attention: nn.MultiheadAttention, factor: float) -> None:
+    """Queries times a factor: the same as another scale of the dot products."""
+    rows = slice(0, attention.embed_dim)
+    with torch.no_grad():
+        if attention.in_proj_weight is not None:
+            attention.in_proj_weight[rows] *= factor
+        else:
+            assert attention.q_proj_weight is not None
+            attention.q_proj_weight *= factor
+        if attention.in_proj_bias is not None:
+            attention.in_proj_bias[rows] *= factor
+
+
+def _over_live(
+    full: nn.LayerNorm | nn.RMSNorm, part: nn.LayerNorm | nn.RMSNorm, live: list[Tensor]
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A hook that gives a norm's output as computed over the tier's units of its input; the others stay zero."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Tensor:
+        first = result.ndim - len(live)
+        small = args[0]
+        for d, indices in enumerate(live):
+            small = small.index_select(first + d, indices)
+        small = part.forward(small)
+        for d, indices in reversed(list(enumerate(live))):
+            shape = list(small.shape)
+            shape[first + d] = full.normalized_shape[d]
+            small = small.new_zeros(shape).index_copy(first + d, indices, small)
+        return small
+
+    return hook
+
+
+def _live(layout: Layout, axis: Axis, k: int) -> Tensor:
+    """The indices of an axis that the tier has."""
+    grid = torch.arange(axis.size).view(axis.blocks, axis.channels, axis.inner)
+    return grid[:, : layout.width(axis, k)].reshape(-1)
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------
+
+
+def _outputs(model: nn.Module, leaves: Mapping[str, Ports], inputs: tuple[Tensor, ...]) -> dict[str, list[Tensor]]:
+    """What each leaf gave (its last call), in the order of the calls, and under "" what the model gave."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> "torch.utils.hooks.RemovableHandle":
+        def hook(module: nn.Module, args: object, result: object) -> None:
+            seen[name] = _tensors(result)
+
+        return model.get_submodule(name).register_forward_hook(hook)
+
+    names = dict(model.named_modules())
+    handles = [keep(name) for name, ports in leaves.items() if name in names and name and not ports.raw]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model.requires_grad_(True)  # with gradients torch's encoder layers run module by module, as in training
+        with torch.enable_grad():
+            seen[""] = _tensors(model(*inputs))
+    finally:
+        torch.set_default_dtype(before)
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _tensors(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value.detach()]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return [t for item in value for t in _tensors(item)]
+    return []
+
+
+def _agree(
+    layout: Layout,
+    k: int,
+    ports: Ports | None,
+    name: str,
+    mine: Mapping[str, list[Tensor]],
+    theirs: Mapping[str, list[Tensor]],
+) -> bool:
+    """Whether the tier's tensors are the tier's units of the full model's (the model's own output: all of them)."""
+    if len(mine[name]) != len(theirs[name]):
+        return False
+    for place, (small, full) in enumerate(zip(mine[name], theirs[name], strict=True)):
+        if name and (small.shape != full.shape):
+            axis = _axis_of(layout, name, ports, place)
+            if axis is None:
+                continue  # this tensor's units are not known here; what is made of it is compared further on
+            port, counted = axis
+            dim = port.dim(full.ndim)
+            if full.shape[dim] != counted.size:
+                return False
+            full = full.index_select(dim, _live(layout, counted, k))
+        if small.shape != full.shape:
+            return False
+        if not torch.allclose(small, full, rtol=TOLERANCE, atol=TOLERANCE * (1 + float(full.abs().max()))):
+            return False
+    return True
+
+
+def _axis_of(layout: Layout, name: str, ports: Ports | None, place: int) -> tuple[Port, Axis] | None:
+    """The port of a leaf's output and its axis, in units of the layout's group."""
+    if ports is None or place or not ports.outputs:
+        return None
+    port = ports.outputs[0]
+    known = {p.name: p for p in layout.parameters}
+    for local, spans in ports.axes.items():
+        p = known.get(f"{name}.{local}")
+        for d, span in enumerate(spans):
+            if p is not None and span is not None and span.unit == port.span.unit and p.axes[d].group:
+                inner = p.axes[d].inner // span.inner * port.span.inner
+                return port, Axis(p.axes[d].channels, port.span.blocks, inner, p.axes[d].group)
+    return None
