@@ -108,7 +108,7 @@ def explained_database(path: Path) -> Iterator[None]:
 
 def _database_error(error: sqlite3.Error, path: Path) -> StoreError:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-    if name == "SQLITE_FULL":
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):  # the second: no room for the shared index of the log
         return StoreFull(
             "no room left while writing the database",
             where=str(path),

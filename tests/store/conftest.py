@@ -12,12 +12,6 @@ from mhfl_mq.testing.store_story import Snapshot, now, play
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A state folder that is not there yet."""
-    return tmp_path / "state"
-
-
-@pytest.fixture
 def ram(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where the system has one: thousands of fsyncs, and not one of them is what is tested."""
     shared = Path("/dev/shm")
@@ -26,6 +20,12 @@ def ram(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=shared, prefix="mhfl-test-") as name:
         yield Path(name)
+
+
+@pytest.fixture
+def folder(ram: Path) -> Path:
+    """A state folder that is not there yet."""
+    return ram / "state"
 
 
 @pytest.fixture

@@ -114,7 +114,8 @@ def cut_short(folder: Path, name: str) -> object:
     manifest = build_manifest(big.tobytes())
     for number in range(250):
         store.apply([], [Entry("filler", {"number": number})])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
     try:
         match name:
             case "model":
@@ -130,6 +131,8 @@ def cut_short(folder: Path, name: str) -> object:
             str(one) for one in folder.rglob("*") if one.suffix in (".tmp", ".man", ".part", ".safetensors", ".blob")
         ]
         return type(error).__name__, str(error), left
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     sys.exit("nothing failed")
 
 

@@ -324,6 +324,16 @@ def test_a_disk_without_room_is_told_before_the_first_chunk_and_nothing_is_left(
     assert blobs.room == BUDGET
 
 
+def test_a_blob_that_cannot_be_gone_on_with_now_can_be_later(tmp_path: Path) -> None:
+    blobs = blobs_in(tmp_path)
+    blobs.begin(BLOB)
+    blobs.write(ID, 0, chunk(0))
+    blobs.close()
+    with pytest.raises(StoreError, match="Input/output error"):
+        blobs_in(tmp_path, FailingFiles(2, Failure.BAD)).begin(BLOB)
+    assert blobs_in(tmp_path).begin(BLOB) == b"\1\0"
+
+
 # ---- serving --------------------------------------------------------------------------------------------------
 
 

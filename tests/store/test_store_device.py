@@ -1,5 +1,6 @@
 """A device's folder: sessions only grow, the state is the old or the new one, the update is there after a kill."""
 
+import hashlib
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -150,6 +151,13 @@ def test_a_flipped_bit_is_damage(folder: Path) -> None:
         data = bytearray((folder / "state").read_bytes())
         data[40] ^= 1
         (folder / "state").write_bytes(data)
+        with pytest.raises(StoreError, match="is damaged"):
+            store.load()
+
+
+def test_a_sound_digest_over_something_else_is_damage(folder: Path) -> None:
+    with open_in(folder) as store:
+        (folder / "state").write_bytes(hashlib.sha256(b"\xc1").digest()[:16] + b"\xc1")
         with pytest.raises(StoreError, match="is damaged"):
             store.load()
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
-from mhfl_mq.store.models import BLOCK, Models
+from mhfl_mq.store.files import RealFiles
+from mhfl_mq.store.models import BLOCK, Models, write_safetensors
 from mhfl_mq.testing.files import FailingFiles, Failure
 
 FLAT: npt.NDArray[np.float32] = np.linspace(-1, 1, 1000, dtype=np.float32)
@@ -111,6 +112,11 @@ def test_a_header_that_is_too_long_is_refused(models: Models, tmp_path: Path) ->
     with pytest.raises(LocalMisuse, match="model header"):
         models.put(FLAT, {"x": "y" * 17_000_000})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_do_not_fill_their_shapes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalMisuse, match="8 bytes of tensors were given, their shapes need 12"):
+        write_safetensors(RealFiles(), tmp_path / "x", {"a": (3,)}, iter([memoryview(bytes(8))]), metadata={})
 
 
 @pytest.mark.parametrize("failure", [Failure.FULL, Failure.TORN, Failure.BAD])

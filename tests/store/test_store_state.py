@@ -51,6 +51,18 @@ def test_an_empty_store_gives_the_defaults(store: Store) -> None:
     assert verify_folder(store.folder) == GENESIS
 
 
+def test_the_folder_has_the_files_that_its_description_names(told: Path) -> None:
+    with Store(told, now) as store:
+        assert {one.name for one in told.iterdir() if "-" not in one.name} == {
+            "blobs",
+            "ledger.jsonl",
+            "lock",
+            "models",
+            "state.sqlite",
+        }
+        assert (store.models, store.blobs) == (told / "models", told / "blobs")
+
+
 def test_a_closed_and_reopened_store_says_the_same(told: Path, expected: list[Snapshot]) -> None:
     with Store(told, now) as store:
         assert snapshot(store) == expected[-1]

@@ -108,7 +108,7 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(model: ModelFile, t
     with pytest.raises(StoreError, match="exporting"):
         export(model, "small", path, FailingFiles(3, Failure.TORN))
     assert path.read_bytes() == b"old"
-    assert sorted(os.listdir(tmp_path)) == ["state", "tier.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == ["tier.safetensors"]
 
 
 def test_a_plan_made_before_another_version_came_is_refused(two: Store) -> None:
