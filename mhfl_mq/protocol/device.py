@@ -98,7 +98,7 @@ class DeviceMachine:
         self._probing: Survey | None = None  # the one being measured
         self._measured: Survey | None = None  # the one that `capability` answers
         self._answered: int | None = None  # epoch of the aggregator that answered last
-        self._gone = False  # the aggregator's last will was heard
+        self._gone = False  # the aggregator's last will was heard, and nothing of it since
 
     @property
     def saved(self) -> SavedDevice:
@@ -152,7 +152,7 @@ class DeviceMachine:
             case FetchFailed(round, reason):
                 return self._work.failed(round, "fetch", f"the base model cannot be had: {reason}")
             case Trained():
-                return self._work.trained(event, online=self._may_say)
+                return self._work.trained(event, online=self.standing is not Standing.OFFLINE)
             case TrainFailed(round, reason):
                 return self._work.failed(round, "train", f"training failed: {reason}")
             case Installed(version):
@@ -192,10 +192,6 @@ class DeviceMachine:
         ends: list[DeviceEffect] = [] if offer is None else [StopTraining(offer.round)]
         return [*ends, Stop("asked to stop")]
 
-    @property
-    def _may_say(self) -> bool:
-        return self.standing is not Standing.OFFLINE and not self._gone
-
     # ---- messages ----
 
     def _heard(self, message: Message) -> list[DeviceEffect]:
@@ -226,16 +222,23 @@ class DeviceMachine:
     def _presence(self, presence: Presence) -> list[DeviceEffect]:
         """The aggregator went, or came: say hello to a new one (`session` is its epoch) and to one that is back."""
         if not presence.online:
-            self._gone = True
-            return [CancelTimer(Timer.HELLO), CancelTimer(Timer.CAPABILITY), CancelTimer(Timer.RESEND)]
+            late = self._answered is not None and presence.session < self._answered  # the end of an earlier life
+            return [] if late or self.standing is Standing.OFFLINE else self._hush()
         known = presence.session == self._answered and not self._gone
         self._gone = False
         return [] if known else self._greet(HERD_S * self._luck.random())
 
+    def _hush(self) -> list[DeviceEffect]:
+        """The aggregator is gone: what is said to it waits in its queue, so it is said rarely."""
+        self._gone = True
+        timer = {Standing.JOINING: Timer.HELLO, Standing.REPORTING: Timer.CAPABILITY}.get(self.standing)
+        again = [] if timer is None else [SetTimer(timer, self._hellos.next_s(gone=True))]
+        return [*again, *self._work.hush()]
+
     def _surveyed(self, survey: Survey) -> list[DeviceEffect]:
         if not STANDING.may(self.standing, StandingStep.SURVEY):
             return []
-        self._answered = survey.epoch
+        self._answered, self._gone = survey.epoch, False
         self._hellos.reset()
         if survey.task != self._task:
             return self._refused(f"the federation runs the task {survey.task}, this device has {self._task}")
@@ -248,7 +251,7 @@ class DeviceMachine:
         if not layout:
             return []  # meant for an earlier life, whose folder is lost: our hello will bring a survey
         self._step(StandingStep.ASSIGN)
-        self._answered = assign.epoch
+        self._answered, self._gone = assign.epoch, False
         self._hellos.reset()
         self._retries.reset()
         effects: list[DeviceEffect] = [
@@ -264,7 +267,7 @@ class DeviceMachine:
             )
         if (before.tier, before.layout) != (assign.tier, layout):
             effects += [Follow(assign.tier), *self._work.retiered(assign.tier), *self._following.install()]
-        return effects + (self._work.welcome() if self._may_say else [])
+        return effects + ([] if self.standing is Standing.OFFLINE else self._work.welcome())
 
     def _refused(self, why: str) -> list[DeviceEffect]:
         """Show it, keep everything, ask again rarely."""
@@ -298,7 +301,7 @@ class DeviceMachine:
         saved = self.saved
         last = saved.last_round if saved.offer is None else max(saved.last_round, saved.offer.round)
         hello = Hello(self._session, self._task, self._agent, saved.layout, last)
-        return [Say(hello), SetTimer(Timer.HELLO, self._hellos.next_s())]
+        return [Say(hello), SetTimer(Timer.HELLO, self._hellos.next_s(gone=self._gone))]
 
     def _measure(self) -> list[DeviceEffect]:
         """Answer the newest survey from what was measured, or measure; one probe at a time."""
@@ -332,7 +335,7 @@ class DeviceMachine:
         """Say what the device can carry, until there is an answer."""
         assert self.capability is not None
         say = Say(replace(self.capability, session=self._session))
-        return [say, SetTimer(Timer.CAPABILITY, self._hellos.next_s())] if self._may_say else []
+        return [say, SetTimer(Timer.CAPABILITY, self._hellos.next_s(gone=self._gone))]
 
     # ---- timers ----
 
@@ -349,7 +352,7 @@ class DeviceMachine:
             case Timer.DEADLINE, _:
                 return self._work.out_of_time()
             case Timer.RESEND, _:
-                return self._work.announce(whole=False) if self._may_say else []
+                return self._work.announce(whole=False, gone=self._gone)
             case Timer.INSTALL, _:
                 return self._following.again()
             case Timer.QUIET, _:

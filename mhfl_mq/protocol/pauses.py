@@ -9,6 +9,7 @@ __all__ = ["HERD_S", "Luck", "Once", "Pauses", "Quiet", "Timer"]
 
 HERD_S: Final = 2.0
 """Seconds over which a fleet spreads its hellos when the aggregator returns: 1,000 devices are 500 a second."""
+_GONE_S: Final = 600.0  # to an aggregator that is gone: 1,000 devices put 6,000 small messages an hour into its queue
 _QUIET_S: Final = 60.0  # a flood of garbage shows as one line a minute
 _NOTED: Final = 4096  # things that `Once` tells apart: 2 kinds for each of 2,000 devices
 _DOUBLINGS: Final = 32  # beyond it no pause is under its cap: keeps the power finite over months of retries
@@ -44,15 +45,20 @@ class Pauses:
         self._luck = luck
         self._count = 0
 
-    def next_s(self) -> float:
-        """Seconds until the next attempt."""
+    def next_s(self, *, gone: bool = False) -> float:
+        """Seconds until the next attempt; many while the other side is known to be `gone`: its birth comes first."""
+        if gone:
+            return self._jittered(_GONE_S)
         whole = min(self._most_s, self._first_s * 2.0 ** min(self._count, _DOUBLINGS))
         self._count += 1
-        return whole * (1.0 - 0.5 * self._luck.random())
+        return self._jittered(whole)
 
     def reset(self) -> None:
         """There was an answer: the next pause is a first one."""
         self._count = 0
+
+    def _jittered(self, whole_s: float) -> float:
+        return whole_s * (1.0 - 0.5 * self._luck.random())
 
 
 class Quiet:

@@ -141,7 +141,7 @@ class Work:
         saved = self._memory.save(update=event.manifest, weight=event.weight, metrics=dict(event.metrics))
         return [saved, CancelTimer(Timer.DEADLINE), *(self.announce() if online else [])]
 
-    def announce(self, *, whole: bool = True) -> list[DeviceEffect]:
+    def announce(self, *, whole: bool = True, gone: bool = False) -> list[DeviceEffect]:
         """Say that the update is ready; `whole`: with the blob itself, when that is small enough for one packet.
 
         It is said again without the blob: a broker that keeps our messages for an aggregator that is gone for hours
@@ -159,7 +159,11 @@ class Work:
             metrics=dict(saved.metrics),
             inline=self._inline if whole and fits else b"",
         )
-        return [Say(ready), SetTimer(Timer.RESEND, self._pauses.next_s())]
+        return [Say(ready), SetTimer(Timer.RESEND, self._pauses.next_s(gone=gone))]
+
+    def hush(self) -> list[DeviceEffect]:
+        """The aggregator is gone: the next attempt is far off, unless it comes back before."""
+        return [SetTimer(Timer.RESEND, self._pauses.next_s(gone=True))] if self.state is WorkState.SENDING else []
 
     def welcome(self) -> list[DeviceEffect]:
         """The aggregator knows us (again): what waits for it is said at once."""

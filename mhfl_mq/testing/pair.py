@@ -1,0 +1,498 @@
+"""Both real machines on one table: a federation and its devices, a fake link, a fake disk, a clock that jumps.
+
+No bytes and no arrays: the whole house with codec, broker and faults is the simulator's affair. Here a test chooses
+which event comes next, and kills a machine between any two of its effects. What must always hold is asserted at each
+effect; a machine that is killed comes back at once, with what it had made durable.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from random import Random
+from typing import Final
+
+from mhfl_mq.protocol import effects as fx
+from mhfl_mq.protocol import events as ev
+from mhfl_mq.protocol.device import DeviceMachine
+from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.records import (
+    Change,
+    DeviceSaved,
+    Entry,
+    EpochStarted,
+    OpenRound,
+    RoundClosed,
+    RoundOpened,
+    SavedState,
+    UpdateCounted,
+    VersionAdded,
+)
+from mhfl_mq.protocol.rules import Candidate, Decider, Decision, Rules
+from mhfl_mq.wire.messages import (
+    Accept,
+    Capability,
+    Head,
+    Manifest,
+    Message,
+    Offer,
+    Presence,
+    ProbeResult,
+    Receipt,
+    TierSpec,
+    UpdateReady,
+    Verdict,
+)
+
+__all__ = ["AGGREGATOR", "LAYOUT", "Disk", "Everybody", "Killed", "Pair", "digest", "example_rules", "manifest_of"]
+
+AGGREGATOR: Final = "aggregator"
+_PACKET: Final = 1 << 20
+
+
+def digest(text: str) -> str:
+    """A digest that stands for some content."""
+    return sha256(text.encode()).hexdigest()
+
+
+LAYOUT: Final = digest("layout")
+
+
+def manifest_of(text: str, size: int) -> Manifest:
+    """A manifest that stands for some blob of that size."""
+    return Manifest(digest(text), size, 1024, b"\x00" * 16 * (-(-size // 1024)))
+
+
+def example_rules(**changes: object) -> Rules:
+    """Two tiers, two devices make a quorum, a minute for a round, ten seconds between rounds."""
+    rules = Rules(
+        task="wind",
+        agent="mhfl-mq/test",
+        layout=LAYOUT,
+        tiers=(TierSpec("small", 0.5, 0, 10), TierSpec("large", 1.0, 0, 20)),
+        algorithm="heterofl",
+        policy=digest("policy"),
+        quorum_min=2,
+        deadline_s=60.0,
+        interval_s=10.0,
+        max_devices=10,
+        max_update_bytes=1000,
+        max_weight=100.0,
+        batch=8,
+        options={"steps": 4.0},
+        stages=("clip",),
+    )
+    return replace(rules, **changes)  # type: ignore[arg-type]  # a test names fields that exist
+
+
+class Everybody:
+    """A decider: whoever is there is invited, `needed` of them must be counted; tiers and the gate are settable."""
+
+    def __init__(self, needed: int = 1) -> None:
+        self.quorum = needed
+        self.tier: int | None = 1
+        self.open_gate = True
+
+    def assign(self, capability: Capability) -> Decision:
+        """The same tier for everybody who can run it."""
+        able = self.tier is not None and len(capability.probes) > self.tier
+        return Decision(able, ("fits",) if able else ("no tier fits", "too slow"), self.tier if able else None)
+
+    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+        """Everybody."""
+        return tuple(device for device, _, _ in candidates)
+
+    def needed(self, invited: int) -> int:
+        """A fixed number, at most all."""
+        return min(self.quorum, invited)
+
+    def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
+        """As it is set."""
+        return Decision(self.open_gate, ("good",) if self.open_gate else ("worse",))
+
+
+class Disk:
+    """The aggregator's durable state, with the rules that the real store keeps."""
+
+    def __init__(self, head: VersionAdded | None = None) -> None:
+        first = VersionAdded(0, None, digest("model 0"), LAYOUT, "initial", None, {}, "")
+        self.epoch = 0
+        self.versions = [first if head is None else head]
+        self.devices: dict[str, DeviceSaved] = {}
+        self.rounds: dict[int, RoundOpened] = {}
+        self.counted: dict[tuple[int, str], UpdateCounted] = {}
+        self.closed: dict[int, RoundClosed] = {}
+        self.ledger: list[Entry] = []
+
+    def apply(self, changes: Sequence[Change], entries: Sequence[Entry]) -> None:
+        """Make changes durable; asserts what the store would refuse."""
+        for change in changes:
+            match change:
+                case EpochStarted(epoch):
+                    assert epoch > self.epoch
+                    self.epoch = epoch
+                case DeviceSaved(device):
+                    self.devices[device] = change
+                case RoundOpened(number):
+                    assert number > self.last_round, "a round number is used again"
+                    assert self.rounds.keys() == self.closed.keys(), "two rounds are open"
+                    self.rounds[number] = change
+                case UpdateCounted(number, device):
+                    assert number not in self.closed
+                    assert (number, device) not in self.counted, "an update is counted twice"
+                    assert device in dict(self.rounds[number].cohort)
+                    self.counted[number, device] = change
+                case RoundClosed(number):
+                    assert number in self.rounds
+                    assert number not in self.closed
+                    self.closed[number] = change
+                case VersionAdded(version, parent):
+                    assert (version, parent) == (self.head.version + 1, self.head.version)
+                    self.versions.append(change)
+        self.ledger += entries
+
+    @property
+    def head(self) -> VersionAdded:
+        """The newest version."""
+        return self.versions[-1]
+
+    @property
+    def last_round(self) -> int:
+        """The largest number that was used."""
+        return max(self.rounds, default=0)
+
+    def counted_in(self, number: int) -> dict[str, UpdateCounted]:
+        """The updates of a round, by device."""
+        return {device: one for (where, device), one in self.counted.items() if where == number}
+
+    def restore(self) -> SavedState:
+        """What a restarted aggregator is given."""
+        still = [number for number in self.rounds if number not in self.closed]
+        return SavedState(
+            epoch=self.epoch,
+            last_round=self.last_round,
+            head=self.head,
+            devices=tuple(self.devices.values()),
+            open_round=OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values())) if still else None,
+            rounds_counted=Counter(device for _, device in self.counted),
+        )
+
+    def kinds(self) -> list[str]:
+        """The ledger, entry by entry, as kinds."""
+        return [entry.kind for entry in self.ledger]
+
+
+class Killed(Exception):
+    """A machine's process ended between two effects."""
+
+
+@dataclass(slots=True)
+class _Side:
+    """One process: its timers (name -> when) and how many effects it may still do before it is killed."""
+
+    timers: dict[str, float] = field(default_factory=dict)
+    fuse: int = -1  # -1: lives
+    performed: int = 0
+
+
+@dataclass(slots=True)
+class _Device(_Side):
+    machine: DeviceMachine | None = None
+    saved: fx.SavedDevice = field(default_factory=fx.SavedDevice)
+    session: int = 0
+    online: bool = False
+    probes: int = 2
+    held: list[Message] = field(default_factory=list)  # what the broker keeps while it is away
+
+    @property
+    def life(self) -> DeviceMachine:
+        assert self.machine is not None
+        return self.machine
+
+
+Job = Callable[[str, fx.AggregatorEffect | fx.DeviceEffect], "ev.AggregatorEvent | ev.DeviceEvent | None"]
+
+
+class Pair:
+    """The table: a queue of (to whom, event), the machines, and what lies on their disks."""
+
+    def __init__(
+        self,
+        devices: Sequence[str] = ("ada", "bob", "cyd"),
+        rules: Rules | None = None,
+        decider: Decider | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.rules = example_rules() if rules is None else rules
+        self.decider = Everybody() if decider is None else decider
+        self.luck = Random(seed)
+        self.now = 0.0
+        self.disk = Disk()
+        self.queue: deque[tuple[str, ev.AggregatorEvent | ev.DeviceEvent]] = deque()
+        self.side = _Side()
+        self.devices = {device: _Device() for device in devices}
+        self.jobs: dict[type, Job] = {}  # what a test wants done instead
+        self.sums: dict[int, dict[str, str]] = {}  # round -> device -> blob, in this life of the aggregator
+        self.trained: Counter[tuple[int, str]] = Counter()
+        self.alarms: list[str] = []
+        self.stopped = ""
+        self.kills = 0
+        self.acked: set[int] = set()
+        self._token = 0
+        self._srv: Presence | None = None
+        self._head: Head | None = None
+        self.start_aggregator()
+        for device in devices:
+            self.start_device(device)
+
+    # ---- lives ----
+
+    def start_aggregator(self) -> None:
+        """A new life from the disk; its birth reaches who is connected, retained presences reach it."""
+        self.side = _Side()
+        self.sums = {}
+        self.machine = FederationMachine(self.rules, self.decider, self.disk.restore())
+        self._srv = Presence(self.machine.epoch, True, "aggregator")
+        self.queue.append((AGGREGATOR, ev.Started()))
+        for name, device in self.devices.items():
+            self._to_device(name, self._srv)
+            if device.session:
+                self._to_aggregator(name, Presence(device.session, device.online, "device"))
+
+    def start_device(self, name: str) -> None:
+        """A new life from what was saved, and a connection."""
+        device = self.devices[name]
+        device.timers, device.fuse = {}, -1
+        device.machine = DeviceMachine(name, self.rules.task, "mhfl-mq/test", device.saved, self.luck)
+        self.queue.append((name, ev.Started()))
+        self.connect(name)
+
+    def connect(self, name: str) -> None:
+        """The broker takes the device: what it kept for it, and what is retained, comes."""
+        device = self.devices[name]
+        device.session += 1
+        device.online = True
+        self._to_aggregator(name, Presence(device.session, True, "device"))
+        self.queue.append((name, ev.Connected(device.session, _PACKET)))
+        held, device.held = device.held, []
+        for message in (self._srv, self._head, *held):
+            if message is not None:
+                self._to_device(name, message)
+
+    def cut(self, name: str) -> None:
+        """The device loses its connection; the broker says its last will."""
+        device = self.devices[name]
+        device.online = False
+        self._to_aggregator(name, Presence(device.session, False, "device"))
+        self.queue.append((name, ev.Disconnected()))
+
+    def kill(self, name: str) -> None:
+        """The process ends; its own events are lost, messages for it are not. It comes back at once."""
+        self.kills += 1
+        kept = [(to, event) for to, event in self.queue if to != name or isinstance(event, ev.Heard)]
+        self.queue = deque(kept)
+        if name == AGGREGATOR:
+            self._srv = Presence(self.machine.epoch, False, "aggregator")
+            for device in self.devices:
+                self._to_device(device, self._srv)
+            mine = [item for item in self.queue if item[0] == AGGREGATOR]
+            self.queue = deque(item for item in self.queue if item[0] != AGGREGATOR)
+            self.start_aggregator()
+            self.queue.extend(mine)
+        else:
+            self.devices[name].online = False
+            self._to_aggregator(name, Presence(self.devices[name].session, False, "device"))
+            mine = [item for item in self.queue if item[0] == name]
+            self.queue = deque(item for item in self.queue if item[0] != name)
+            self.start_device(name)
+            self.queue.extend(mine)
+
+    # ---- running ----
+
+    def run(self, until: Callable[[], bool], limit: int = 3_000) -> None:
+        """Deliver, and let time pass when there is nothing to deliver, until it is so."""
+        for _ in range(limit):
+            if until():
+                return
+            assert self.queue or any(side.timers for side in (self.side, *self.devices.values())), "all wait for ever"
+            self.step()
+        raise AssertionError(f"not reached in {limit} steps; at {self.now:.0f} s: {self.machine.state}")
+
+    def run_to_version(self, version: int) -> None:
+        """Until the head is at least this version, and all devices have it installed."""
+        self.run(
+            lambda: (
+                self.disk.head.version >= version
+                and all(one.life.installed == self.disk.head.version for one in self.devices.values())
+            )
+        )
+
+    def step(self) -> None:
+        """Deliver the next event, or let the next timer run out."""
+        if self.queue:
+            self.deliver()
+        else:
+            self.tick()
+
+    def tick(self) -> None:
+        """The next timer of anybody runs out."""
+        due = [(at, AGGREGATOR, timer) for timer, at in self.side.timers.items()]
+        for name, device in self.devices.items():
+            due += [(at, name, timer) for timer, at in device.timers.items()]
+        if due:
+            at, name, timer = min(due)
+            self.now = max(self.now, at)
+            del self.side_of(name).timers[timer]
+            self.queue.append((name, ev.TimerFired(timer)))
+
+    def deliver(self, index: int = 0) -> None:
+        """Hand over one event; a machine that is killed at one of its effects comes back, and hears it again."""
+        self.queue.rotate(-index)
+        name, event = self.queue.popleft()
+        self.queue.rotate(index)
+        if name == AGGREGATOR and self.stopped:
+            return
+        try:
+            self._hand(name, event)
+        except Killed:
+            if isinstance(event, ev.Heard) and event.token not in self.acked:
+                self.queue.appendleft((name, event))
+            self.kill(name)
+
+    def _hand(self, name: str, event: ev.AggregatorEvent | ev.DeviceEvent) -> None:
+        side = self.side_of(name)
+        machine = self.machine if name == AGGREGATOR else self.devices[name].life
+        todo: Sequence[fx.AggregatorEffect | fx.DeviceEffect] = machine.handle(event)  # type: ignore[arg-type]
+        token = getattr(event, "token", 0)
+        acks = [one for one in todo if isinstance(one, fx.Ack)]
+        assert acks == ([fx.Ack(token)] if token else []), "each message is acknowledged once"
+        assert not acks or todo[-1] is acks[0], "and last"
+        for effect in todo:
+            if side.fuse == 0:
+                raise Killed
+            side.fuse -= 1 if side.fuse > 0 else 0
+            side.performed += 1
+            self._perform(name, effect)
+
+    # ---- effects ----
+
+    def _perform(self, name: str, effect: fx.AggregatorEffect | fx.DeviceEffect) -> None:
+        job = self.jobs.get(type(effect))
+        if job is not None:
+            answer = job(name, effect)
+            if answer is not None:
+                self.queue.append((name, answer))
+            return
+        match effect:
+            case fx.SetTimer(timer, after_s):
+                assert after_s >= 0.0
+                self.side_of(name).timers[timer] = self.now + after_s
+            case fx.CancelTimer(timer):
+                self.side_of(name).timers.pop(timer, None)
+            case fx.Ack(token):
+                self.acked.add(token)
+            case fx.Alarm(text):
+                self.alarms.append(f"{name}: {text}")
+            case fx.Stop(reason) if name == AGGREGATOR:
+                self.stopped = reason
+                self.side.timers.clear()
+            case _ if name == AGGREGATOR:
+                self._perform_aggregator(effect)
+            case _:
+                self._perform_device(name, effect)
+
+    def _perform_aggregator(self, effect: fx.AggregatorEffect | fx.DeviceEffect) -> None:
+        match effect:
+            case fx.Persist(changes, entries):
+                self.disk.apply(changes, entries)
+            case fx.Tell(name, message):
+                self._check_told(name, message)
+                self._to_device(name, message)
+            case fx.Announce(message):
+                if isinstance(message, Head):
+                    assert message.version == self.disk.head.version
+                    message = replace(message, segments=self._segments(self.disk.head.model))
+                    self._head = message
+                for name in self.devices:
+                    self._to_device(name, message)
+            case fx.FetchUpdate(number, name, _, _, manifest):
+                self.queue.append((AGGREGATOR, ev.UpdateStored(number, name, manifest.blob_id)))
+            case fx.OpenFold(number):
+                self.sums[number] = {}
+            case fx.Fold(number, name, _, blob_id):
+                assert self.disk.counted[number, name].blob_id == blob_id, "folded what is not counted"
+                assert name not in self.sums[number], "folded twice"
+                self.sums[number][name] = blob_id
+            case fx.Merge(number):
+                counted = {name: one.blob_id for name, one in self.disk.counted_in(number).items()}
+                assert self.sums[number] == counted, "the sum is not what was counted"
+                self.queue.append((AGGREGATOR, ev.Merged(number, digest(f"model of {number}"), {"accuracy": 0.5})))
+            case fx.Release(number):
+                assert number in self.disk.closed
+                self.sums.pop(number, None)
+
+    def _check_told(self, name: str, message: Message) -> None:
+        match message:
+            case Offer(number, base):
+                assert name in dict(self.disk.rounds[number].cohort), "offered before it was durable"
+                assert base == self.disk.head.version
+            case Receipt(number, Verdict.COUNTED):
+                assert (number, name) in self.disk.counted, "receipted before it was durable"
+
+    def _perform_device(self, name: str, effect: fx.AggregatorEffect | fx.DeviceEffect) -> None:
+        device = self.devices[name]
+        match effect:
+            case fx.SaveState(saved):
+                device.saved = saved
+            case fx.Say(message):
+                self._check_said(device, message)
+                self._to_aggregator(name, message)
+            case fx.Probe(survey, session):
+                probes = tuple(ProbeResult(tier.name, 0.1, 1000) for tier in survey.tiers[: device.probes])
+                found = Capability(session, survey.layout, 100, 0.0, probes)
+                self.queue.append((name, ev.Probed(found)))
+            case fx.FetchSegments(offer):
+                self.queue.append((name, ev.Fetched(offer.round)))
+            case fx.Train(offer):
+                assert (offer.round, name) not in self.disk.counted, "trained again although it is counted"
+                self.trained[offer.round, name] += 1
+                size = 4 * self.rules.tiers[offer.tier].length
+                blob = manifest_of(f"{name} {offer.round} {self.trained[offer.round, name]}", size)
+                self.queue.append((name, ev.Trained(offer.round, blob, 2.0, {"loss": 0.1}, b"x" * size)))
+            case fx.Install(head):
+                self.queue.append((name, ev.Installed(head.version)))
+
+    @staticmethod
+    def _check_said(device: _Device, message: Message) -> None:
+        saved = device.saved
+        match message:
+            case Accept(number):
+                assert saved.offer is not None, "accepted before it was durable"
+                assert saved.offer.round == number
+            case UpdateReady(number):
+                assert saved.update == message.manifest, "announced before it was durable"
+                assert saved.offer is not None
+                assert saved.offer.round == number
+
+    # ---- the link ----
+
+    def side_of(self, name: str) -> _Side:
+        """A process; set its `fuse` to have it killed after so many effects."""
+        return self.side if name == AGGREGATOR else self.devices[name]
+
+    def _to_aggregator(self, name: str, message: Message) -> None:
+        self._token += 1
+        self.queue.append((AGGREGATOR, ev.Heard(name, message, self._token)))
+
+    def _to_device(self, name: str, message: Message) -> None:
+        device = self.devices[name]
+        if not device.online:
+            device.held.append(message)
+            return
+        if isinstance(message, Offer):
+            message = replace(message, segments=self._segments(self.disk.head.model)[: message.tier + 1])
+        self._token += 1
+        self.queue.append((name, ev.Heard(AGGREGATOR, message, self._token)))
+
+    def _segments(self, model: str) -> tuple[str, ...]:
+        return tuple(digest(f"segment {tier.name} of {model}") for tier in self.rules.tiers)
