@@ -1,0 +1,265 @@
+"""The agent's side of training: a `Worker` that does jobs in a child process, so that the agent itself stays light.
+
+Imports no torch. The child is started by the first job and stopped when it was idle for a while; the next job starts
+a fresh one, as it does after a child that died.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from mhfl_mq.errors import (
+    ConfigError,
+    LayoutError,
+    LocalMisuse,
+    MhflError,
+    StoreError,
+    StoreFull,
+    TaskError,
+    TrainingFailed,
+)
+from mhfl_mq.segments import Layout, Tier
+from mhfl_mq.train.child import Child
+from mhfl_mq.train.options import Handicap
+from mhfl_mq.train.reports import BASELINES, BaselineReport, Description, Participant, ProbeReport, TrainReport
+from mhfl_mq.wire.messages import ProbeResult, TierSpec
+
+__all__ = ["IDLE_S", "Worker"]
+
+IDLE_S: Final = 60.0
+"""Seconds without a job after which the child is stopped: torch holds about 200 MB that a device may need."""
+PROBE_S: Final = 120.0
+"""Seconds that one tier's probe may take, loading of torch included; a tier that is slower does not run here."""
+
+_ERRORS: Final[dict[str, type[MhflError]]] = {
+    kind.__name__: kind
+    for kind in (ConfigError, LayoutError, LocalMisuse, StoreError, StoreFull, TaskError, TrainingFailed)
+}
+
+
+class Worker:
+    """Does a task's jobs, one at a time, in a child process. All methods raise `MhflError`s only.
+
+    `data` is the device's folder, `nice` is added to the child's niceness, `idle_s` is how long it may stand idle,
+    `log` gets each line that the child writes to standard error.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        data: Path | None = None,
+        nice: int = 0,
+        idle_s: float = IDLE_S,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        self._arguments = ["--task", task, "--nice", str(nice)]
+        if data is not None:
+            self._arguments += ["--data", str(data.absolute())]
+        self._idle_s = idle_s
+        self._log = log
+        self._child: Child | None = None
+        self._busy = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ends: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls,
+        task: str,
+        *,
+        data: Path | None = None,
+        nice: int = 0,
+        idle_s: float = IDLE_S,
+        log: Callable[[str], None] | None = None,
+    ) -> Self:
+        """A worker whose child runs and has loaded the task: a wrong name is an error now, not in the first round."""
+        worker = cls(task, data=data, nice=nice, idle_s=idle_s, log=log)
+        try:
+            await worker._job("hello", {})
+        except BaseException:
+            await worker.close()
+            raise
+        return worker
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is no child."""
+        return self._child.pid if self._child is not None and self._child.alive else None
+
+    # ---- jobs -------------------------------------------------------------------------------------------------
+
+    async def describe(
+        self, tiers: Sequence[TierSpec | Tier], *, seed: int = 0, out: Path | None = None
+    ) -> Description:
+        """The layout over these tiers (smallest first); with `out`, the initial model of `seed` is written there."""
+        arguments = {"tiers": _plain(tiers), "seed": seed, "out": str(out.absolute()) if out else ""}
+        answer = await self._job("describe", arguments)
+        return Description(Layout.from_document(answer["layout"]), answer["metric"])
+
+    async def probe(
+        self,
+        tiers: Sequence[TierSpec | Tier],
+        *,
+        shard: str = "",
+        options: Mapping[str, float] | None = None,
+        handicap: Handicap | None = None,
+        tier_s: float = PROBE_S,
+    ) -> ProbeReport:
+        """Measure each tier, smallest first. One that fails, crashes the child or takes too long is left out."""
+        shared = {"tiers": _plain(tiers), "shard": shard}
+        counted = await self._job("count", shared)
+        weak = handicap or Handicap()
+        measured = {"options": dict(options or {}), "handicap": [weak.slowdown, weak.memory_bytes]}
+        probes, left_out = [], {}
+        for index, tier in enumerate(tiers):
+            try:
+                async with asyncio.timeout(tier_s):
+                    answer = await self._job("probe", {**shared, **measured, "tier": index})
+            except TimeoutError:
+                left_out[tier.name] = f"its probe took longer than {tier_s:g} s"
+            except TrainingFailed as error:
+                left_out[tier.name] = str(error)
+            else:
+                probes.append(ProbeResult(tier.name, answer["step_s"], answer["peak_bytes"]))
+        return ProbeReport(counted["layout"], counted["examples"], tuple(probes), left_out)
+
+    async def train(
+        self,
+        tiers: Sequence[TierSpec | Tier],
+        tier: int,
+        base: Sequence[Path],
+        out: Path,
+        *,
+        shard: str = "",
+        options: Mapping[str, float] | None = None,
+        round_number: int = 1,
+        handicap: Handicap | None = None,
+    ) -> TrainReport:
+        """Train one round of `tiers[tier]` from `base` and write the delta (raw little-endian float32) to `out`.
+
+        `base` are the files of segments 0..tier, or one file of the prefix (it may be longer). Cancelling the
+        caller kills the child.
+        """
+        weak = handicap or Handicap()
+        arguments = {
+            "tiers": _plain(tiers),
+            "tier": tier,
+            "base": [str(path.absolute()) for path in base],
+            "out": str(out.absolute()),
+            "shard": shard,
+            "options": dict(options or {}),
+            "round": round_number,
+            "handicap": [weak.slowdown, weak.memory_bytes],
+        }
+        answer = await self._job("train", arguments)
+        return TrainReport(answer["weight"], answer["metrics"])
+
+    async def evaluate(self, tiers: Sequence[TierSpec | Tier], flat: Path) -> dict[str, float]:
+        """`<metric>/<tier>` of every tier of the full model in the file `flat`, on the task's test data."""
+        arguments = {"tiers": _plain(tiers), "flat": str(flat.absolute())}
+        metrics: dict[str, float] = (await self._job("evaluate", arguments))["metrics"]
+        return metrics
+
+    async def baseline(
+        self,
+        kind: str,
+        tiers: Sequence[TierSpec | Tier],
+        participants: Sequence[Participant],
+        *,
+        rounds: int,
+        options: Mapping[str, float] | None = None,
+        seed: int = 0,
+        algorithm: str = "heterofl",
+        algorithm_options: Mapping[str, object] | None = None,
+    ) -> BaselineReport:
+        """Run one of `BASELINES`, with the federation's initial seed, rounds, options and algorithm."""
+        if kind not in BASELINES:
+            raise LocalMisuse(f"there is no baseline {kind!r}", remedy=f"give one of {', '.join(BASELINES)}")
+        arguments = {
+            "kind": kind,
+            "tiers": _plain(tiers),
+            "participants": [[who.shard, who.tier] for who in participants],
+            "rounds": rounds,
+            "options": dict(options or {}),
+            "seed": seed,
+            "algorithm": algorithm,
+            "algorithm_options": dict(algorithm_options or {}),
+        }
+        answer = await self._job("baseline", arguments)
+        return BaselineReport(answer["score"], answer["tiers"], answer["seconds"])
+
+    # ---- the child's life -------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Kill the child: a running job raises `TrainingFailed`; the next job starts a fresh child."""
+        if self._child is not None:
+            self._child.kill()
+
+    async def close(self) -> None:
+        """End the child and wait for its end. No job can be done any more."""
+        self._closed = True
+        if self._busy.locked():
+            self.cancel()
+        async with self._busy:
+            self._retire()
+        while self._ends:
+            await asyncio.gather(*self._ends)
+
+    async def _job(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Do one job in the child, which is started where needed."""
+        async with self._busy:
+            if self._closed:
+                raise LocalMisuse("the worker is closed", where=f"job {job!r}")
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._child is not None and not self._child.alive:
+                self._retire()
+            if self._child is None:
+                self._child = await Child.spawn(self._arguments, self._log)
+            try:
+                reply = await self._child.ask(job, arguments)
+            except BaseException:  # it died, talked nonsense, or the caller was cancelled in the middle of a job
+                self._child.kill()
+                self._retire()
+                raise
+            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._idle)
+        if "error" in reply:
+            raise _error(reply["error"])
+        answer: dict[str, Any] = reply["answer"]
+        return answer
+
+    def _idle(self) -> None:
+        if not self._busy.locked():
+            self._retire()
+
+    def _retire(self) -> None:
+        """Let go of the child; its end is awaited in the background."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._child is not None:
+            ending = asyncio.create_task(self._child.close())
+            self._ends.add(ending)
+            ending.add_done_callback(self._ends.discard)
+            self._child = None
+
+
+def _plain(tiers: Sequence[TierSpec | Tier]) -> list[list[Any]]:
+    return [[tier.name, float(tier.width), tier.depth] for tier in tiers]
+
+
+def _error(told: Mapping[str, Any]) -> MhflError:
+    """The child's error; what the task's own code raised is a `TrainingFailed`."""
+    where, remedy = str(told["where"]), str(told["remedy"])
+    kind = _ERRORS.get(told["kind"], TaskError if told["kind"] else TrainingFailed)
+    return kind(str(told["what"]), where=where, remedy=remedy)

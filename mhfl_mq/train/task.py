@@ -1,0 +1,152 @@
+"""What a plant supplies so that its devices can learn: a model that comes in sizes, data, a loss and a metric.
+
+This module does not import torch; loading a task does, because the task's own module does. Only the training child
+loads tasks. The light agent passes names around.
+"""
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mhfl_mq.errors import MhflError, TaskError
+from mhfl_mq.segments import Axis
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mhfl_mq.train.derive import TierShape
+
+__all__ = ["GROUP", "Examples", "Task", "accuracy", "cross_entropy", "load_task", "task_names"]
+
+GROUP: Final = "mhfl_mq.tasks"
+"""The entry-point group in which an installed package offers a task by a short name."""
+
+_PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """A device's or an evaluator's data: `inputs` (n, ...) as the model takes them, `targets` (n, ...)."""
+
+    inputs: "Tensor"
+    targets: "Tensor"
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise TaskError(f"{len(self.inputs)} inputs and {len(self.targets)} targets", where="Examples")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def cross_entropy(outputs: "Tensor", targets: "Tensor") -> "Tensor":
+    """Mean cross-entropy of class scores (n, classes) against class numbers (n,): the default loss."""
+    from torch.nn.functional import cross_entropy as torch_cross_entropy
+
+    return torch_cross_entropy(outputs, targets)
+
+
+def accuracy(outputs: "Tensor", targets: "Tensor") -> float:
+    """The share of examples whose largest class score is the right one: the default metric."""
+    return float((outputs.argmax(dim=1) == targets).float().mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One learning problem. `model(shape)` builds the model of a tier from its width (0..1] and depth (0: all).
+
+    `device_data(shard, folder)` gives one device's training examples: `shard` is what the plant's own numbering
+    says (the device's option `--shard`; empty for "what lies here"), `folder` the device's option `--data`, None
+    without it. `test_data(folder)` gives what the aggregator evaluates every tier on; None where it has no data.
+    `sample()` gives one small batch of model inputs: with it the layout is derived by following the data, and checked.
+    `annotations` say how arrays are cut that the derivation cannot understand. All devices need the same of both.
+    `loss` gives a scalar tensor to minimise; `metric` a number in which more is better, shown as `metric_name`.
+    """
+
+    name: str
+    model: "Callable[[TierShape], nn.Module]"
+    device_data: Callable[[str, Path | None], Examples]
+    test_data: Callable[[Path | None], Examples] | None = None
+    sample: "Callable[[], Tensor | tuple[Tensor, ...]] | None" = None
+    annotations: Mapping[str, tuple[Axis, ...]] | None = None
+    loss: "Callable[[Tensor, Tensor], Tensor]" = cross_entropy
+    metric: "Callable[[Tensor, Tensor], float]" = accuracy
+    metric_name: str = "accuracy"
+
+    def __post_init__(self) -> None:
+        for name in ("model", "device_data", "loss", "metric"):
+            if not callable(getattr(self, name)):
+                raise TaskError(
+                    f"its {name} is {getattr(self, name)!r}", where=f"task {self.name!r}", remedy="give a function"
+                )
+
+
+def task_names() -> tuple[str, ...]:
+    """The short names that installed packages offer; imports none of them."""
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+
+
+def load_task(name: str) -> Task:
+    """The task of a short name (entry point) or of `module:attribute`; raises `TaskError` with what to do.
+
+    Runs the task's own code, and torch's: call it in the training child only.
+    """
+    found = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+    if found:
+        place = found[0].value
+    elif _PLACE.fullmatch(name):
+        place = name
+    else:
+        raise TaskError(f"there is no task {name!r}", remedy=_suggest(name))
+    return _checked(_attribute(place, name), name)
+
+
+def _suggest(name: str) -> str:
+    names = task_names()
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    known = f"did you mean {close[0]!r}?" if close else f"installed are: {', '.join(names) or 'none'}"
+    return f"{known} Your own task is named 'package.module:ATTRIBUTE'"
+
+
+def _attribute(place: str, name: str) -> object:
+    """The object at `module:attribute`."""
+    module_name, _, path = place.partition(":")
+    try:
+        found: object = importlib.import_module(module_name)
+    except MhflError:
+        raise
+    except ModuleNotFoundError as error:
+        remedy = f"install what offers {error.name!r} here, or correct the name"
+        if error.name == "torch":
+            remedy = "install mhfl-mq with its extra: pip install 'mhfl-mq[train]'"
+        raise TaskError(f"no module {error.name!r}", where=f"task {name!r}", remedy=remedy) from error
+    except Exception as error:
+        what = f"its module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise TaskError(what, where=f"task {name!r}") from error
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            close = difflib.get_close_matches(part, dir(found), n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]!r}?" if close else "correct the name after the colon"
+            raise TaskError(f"{module_name} has no {part!r}", where=f"task {name!r}", remedy=remedy) from None
+    return found
+
+
+def _checked(found: object, name: str) -> Task:
+    """The object as a task, or what it lacks."""
+    if isinstance(found, Task):
+        return found
+    needed = ("name", "model", "device_data")
+    lacks = [field.name for field in fields(Task) if field.name in needed and not hasattr(found, field.name)]
+    told = f"it lacks {', '.join(lacks)}" if lacks else "it is of another class"
+    raise TaskError(
+        f"a {type(found).__name__} is no task: {told}",
+        where=f"task {name!r}",
+        remedy="make it a mhfl_mq.train.task.Task(name=..., model=..., device_data=...)",
+    )
