@@ -489,6 +489,10 @@ def test_a_wrong_annotation_is_found_out_on_the_sample() -> None:
     wrong = Axis(8, 1, 1, "flat")
     with pytest.raises(LayoutError, match=r"tier 'small' is not the full model with its other units masked"):
         derive_layout(OwnAttention, TIERS, sample=torch.rand(2, 5, 6), annotations=notes(wrong, wrong))
+    believed = derive_layout(
+        OwnAttention, TIERS, sample=torch.rand(2, 5, 6), annotations=notes(wrong, wrong), verify=False
+    )
+    assert believed.groups == {"flat": (2, 4, 8)}
 
 
 @pytest.mark.parametrize(
@@ -498,6 +502,7 @@ def test_a_wrong_annotation_is_found_out_on_the_sample() -> None:
         ({"q.weight": (Axis(6),)}, r"q\.weight: 1 axes are annotated, it has 2"),
         ({"q.weight": (Axis(8), Axis(6))}, r"the same holds for .*q\.bias"),
         (notes(Axis(8, 3, 1, "qk"), VO), r"q\.weight: axis 0"),
+        (notes(QK, VO) | {"o.weight": (Axis(3), Axis(3, 2, 1, "vo"))}, r"(v|o)\.(weight|bias): axis"),
     ],
 )
 def test_an_annotation_that_does_not_fit_is_refused(annotations: Any, said: str) -> None:
@@ -517,6 +522,61 @@ class Depends(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.head(x)  # type: ignore[no-any-return]
+
+
+class Shuffled(nn.Module):
+    """Channels in an order that is no prefix of blocks (ShuffleNet's shuffle of two groups)."""
+
+    def __init__(self, s: TierShape, then: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(2, up(8, s), 1), then(up(8, s))
+        self.c = nn.Conv1d(up(8, s), 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = y.view(len(y), 2, -1, y.shape[-1]).transpose(1, 2).reshape(y.shape)
+        return self.c(self.b(y))  # type: ignore[no-any-return]
+
+
+class Truncated(nn.Module):
+    """A layer of fixed size of which a smaller tier reads the first units only."""
+
+    def __init__(self, s: TierShape) -> None:
+        super().__init__()
+        self.fixed, self.read = nn.Linear(4, 8), nn.Linear(up(8, s), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.fixed(x)[..., : self.read.in_features])  # type: ignore[no-any-return]
+
+
+class TwiceTied(nn.Module):
+    """One array that two layers cut differently: as a flat axis, and as one per gate."""
+
+    def __init__(self, s: TierShape) -> None:
+        super().__init__()
+        self.cell, self.flat = nn.LSTMCell(4, up(4, s)), nn.Linear(4, 4 * up(4, s))
+        self.flat.weight = self.cell.weight_ih
+        self.head, self.other = nn.Linear(up(4, s), 2), nn.Linear(4 * up(4, s), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0]) + self.other(self.flat(x))  # type: ignore[no-any-return]
+
+
+class Outputs(nn.Module):
+    """Several outputs, one of which has the tier's size; layers alone all nest."""
+
+    def __init__(self, s: TierShape, *, leak: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.leak = nn.Linear(4, up(8, s)), nn.Linear(up(8, s), 2), leak
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.a(x)
+        return {"y": self.b(h), "extra": (h if self.leak else h.new_ones(2), "a name")}
+
+
+def test_a_model_may_give_several_outputs() -> None:
+    layout = derive_layout(lambda s: Outputs(s, leak=False), TIERS, sample=torch.rand(2, 4))
+    assert layout.groups == {"a.weight[0]": (2, 4, 8)}
 
 
 REFUSED: dict[str, tuple[Build, Tensor, str]] = {
@@ -552,6 +612,20 @@ REFUSED: dict[str, tuple[Build, Tensor, str]] = {
     "a mean over the units": (
         lambda s: nn.Sequential(nn.Linear(6, up(8, s)), nn.Softmax(-1), nn.Linear(up(8, s), 2)), torch.rand(2, 6),
         "mixes the units",
+    ),
+    "shuffled channels": (lambda s: Shuffled(s, lambda c: nn.Conv1d(c, c, 1)), SERIES, r"^b\.weight: .* do not follow"),
+    "channels shuffled into a norm": (
+        lambda s: Shuffled(s, lambda c: nn.GroupNorm(c // 2, c)), SERIES, r"^b\.weight: .* do not follow",
+    ),
+    "a fixed layer read in part": (
+        Truncated, torch.rand(2, 4), r"^read\.weight: axis 1 .* cuts it unlike fixed\.weight",
+    ),
+    "one array cut in two ways": (TwiceTied, torch.rand(2, 4), r"^cell\.weight_ih: .* two layers share it"),
+    "a transposed convolution with groups": (
+        lambda s: nn.ConvTranspose1d(2, 2 * up(4, s), 2, groups=2), SERIES, "transposed convolution with groups",
+    ),
+    "an output of the tier's size beside the others": (
+        lambda s: Outputs(s, leak=True), torch.rand(2, 4), "the model's output: tier 'small'",
     ),
     "depth that reshapes": (Depends, torch.rand(2, 4), r"head\.weight"),
     "another activation": (
