@@ -137,16 +137,7 @@ class RollbackAsked:
 
 
 AggregatorEvent = (
-    Started
-    | Heard
-    | Faulted
-    | TimerFired
-    | StopAsked
-    | UpdateStored
-    | UpdateBad
-    | Merged
-    | MergeFailed
-    | RollbackAsked
+    Started | Heard | Faulted | TimerFired | StopAsked | UpdateStored | UpdateBad | Merged | MergeFailed | RollbackAsked
 )
 
 
