@@ -4,6 +4,7 @@ So `mhfl --help` answers at once and loads neither torch nor numpy nor pydantic,
 than what it runs. Each module `mhfl_mq.cli.<name>` has one click command, `command`.
 """
 
+import difflib
 import importlib
 import logging
 import os
@@ -55,6 +56,15 @@ class Commands(click.Group):
         found = getattr(importlib.import_module(f"mhfl_mq.cli.{cmd_name}"), "command", None)
         return found if isinstance(found, click.Command) else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with the nearest command for a wrong one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"there is no command '{args[0]}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing one."""
         with formatter.section("Commands"):
@@ -67,9 +77,8 @@ class Commands(click.Group):
 @click.option("--debug", is_flag=True, help="As -v, with every detail, and with tracebacks of errors (MHFL_DEBUG=1).")
 def mhfl(verbose: bool, debug: bool) -> None:
     """Federated learning of models of mixed size, over the MQTT broker that a plant already has."""
-    if verbose or debug or _debug_wanted():  # else a command that runs for long has its own --log
-        level = logging.INFO if not (debug or _debug_wanted()) else logging.DEBUG
-        logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
+    level = logging.DEBUG if debug or _debug_wanted() else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format=LOG_FORMAT, stream=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,12 +1,12 @@
 """`mhfl aggregator`: runs the rounds of one federation."""
 
 import asyncio
-import logging
 from pathlib import Path
 
 import click
 
-from mhfl_mq.cli.options import broker_option, federation_options, log_option, policy_file, start_log
+from mhfl_mq.cli.options import broker_option, federation_options, policy_file, state_option
+from mhfl_mq.cli.output import say
 
 __all__ = ["command"]
 
@@ -17,13 +17,10 @@ __all__ = ["command"]
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Policy file, or the name of a shipped one.  [default: default]"
 )
-@click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), required=True, help="State folder; made when missing."
-)
+@state_option
 @click.option("--rounds", type=click.IntRange(min=1), help="Stop after so many rounds (wins over the policy).")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the task's data.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the first weights of a new federation.")
-@log_option
 def command(
     broker: str,
     federation: str,
@@ -34,14 +31,13 @@ def command(
     rounds: int | None,
     data: Path | None,
     seed: int,
-    log: str,
 ) -> None:
     """Run the rounds of one federation until stopped (Ctrl-C; twice to force).
 
     Everything durable lies in the state folder: kill this process at any moment and start it again with the same
     folder, and it goes on where it was.
     """
-    from mhfl_mq.policy.load import load_policy
+    from mhfl_mq.cli.policies import read_installed_policy
     from mhfl_mq.run.clock import SystemClock, seeded_luck
     from mhfl_mq.run.launch import AggregatorSetup, run_aggregator
     from mhfl_mq.run.signals import stop_on_signals
@@ -49,12 +45,8 @@ def command(
     from mhfl_mq.transport.backoff import Backoff
     from mhfl_mq.transport.mqtt import MqttTransport
 
-    start_log(log)
-    rules = load_policy(policy_file(policy))
+    rules = read_installed_policy(policy_file(policy))
     luck = seeded_luck()
-
-    def tell(text: str) -> None:
-        logging.getLogger("mhfl_mq").warning(text)
 
     async def run() -> str:
         return await run_aggregator(
@@ -64,7 +56,7 @@ def command(
             TaskFoundation(task, data=data, seed=seed),
             clock=SystemClock(),
             luck=luck,
-            started=lambda host: stop_on_signals(host.stop, tell),
+            started=lambda host: stop_on_signals(host.stop, say),
         )
 
     click.echo(f"aggregator ended: {asyncio.run(run())}")

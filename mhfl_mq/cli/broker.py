@@ -1,7 +1,7 @@
 """`mhfl broker`: a real broker on this machine, for trying things out."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +9,8 @@ import click
 
 from mhfl_mq.cli.options import json_option
 from mhfl_mq.cli.output import print_json, say
+from mhfl_mq.cli.signals import stop_in_good_order
 from mhfl_mq.errors import TransportError
-from mhfl_mq.run.signals import stop_on_signals
 from mhfl_mq.transport.embedded import EmbeddedBroker
 
 __all__ = ["command"]
@@ -36,15 +36,15 @@ def command(folder: Path, port: int | None, prefer: Literal["mosquitto", "nats"]
     It is mosquitto where that is installed, else nats-server from the extra `broker`. The addresses that are printed
     hold passwords; they stand in the folder too, and stay the same there.
     """
-    with EmbeddedBroker.start(folder, prefer=prefer, port=port) as broker:
+    with EmbeddedBroker.start(folder, prefer=prefer, port=port) as broker, ExitStack() as stack:
         _show(_facts(broker), as_json)
-        asyncio.run(_watch(broker))
+        asyncio.run(_watch(broker, stack))
 
 
-async def _watch(broker: EmbeddedBroker) -> None:
+async def _watch(broker: EmbeddedBroker, stack: ExitStack) -> None:
     """Return when we are asked to stop; raise when the broker has ended by itself."""
     stopped = asyncio.Event()
-    stop_on_signals(stopped.set, say)
+    stop_in_good_order(stack, stopped.set)
     while not stopped.is_set():
         if not broker.alive:
             raise TransportError(f"{broker.name} has ended", where=str(broker.log_file), remedy="see that log")

@@ -1,12 +1,12 @@
 """`mhfl device`: takes part in a federation with this machine's data."""
 
 import asyncio
-import logging
 from pathlib import Path
 
 import click
 
-from mhfl_mq.cli.options import broker_option, federation_options, log_option, start_log
+from mhfl_mq.cli.options import broker_option, federation_options
+from mhfl_mq.cli.output import say
 
 __all__ = ["command"]
 
@@ -16,7 +16,11 @@ __all__ = ["command"]
 @broker_option
 @federation_options
 @click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), required=True, help="State folder; made when missing."
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("mhfl-device"),
+    show_default=True,
+    help="The device's own folder; made when missing.",
 )
 @click.option("--shard", default="", help="Which part of the data is this device's, in the task's own words.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the device's data.")
@@ -28,7 +32,6 @@ __all__ = ["command"]
     "--memory-mb", type=click.IntRange(min=0), default=0, help="Play a machine with so little memory; 0: not."
 )
 @click.option("--idle", type=float, default=60.0, show_default=True, help="Seconds until idle training is unloaded.")
-@log_option
 def command(
     device: str,
     broker: str,
@@ -42,7 +45,6 @@ def command(
     slowdown: float,
     memory_mb: int,
     idle: float,
-    log: str,
 ) -> None:
     """Take part in a federation as DEVICE, until stopped (Ctrl-C; twice to force).
 
@@ -57,12 +59,8 @@ def command(
     from mhfl_mq.transport.backoff import Backoff
     from mhfl_mq.transport.mqtt import MqttTransport
 
-    start_log(log)
     luck = seeded_luck()
     handicap = Handicap(slowdown, memory_mb * 1_000_000)
-
-    def tell(text: str) -> None:
-        logging.getLogger("mhfl_mq").warning(text)
 
     def trainer(scratch: Path) -> TaskTrainer:
         return TaskTrainer(task, scratch, shard=shard, data=data, handicap=handicap, nice=nice, idle_s=idle)
@@ -74,7 +72,7 @@ def command(
             trainer,
             clock=SystemClock(),
             luck=luck,
-            started=lambda host: stop_on_signals(host.stop, tell),
+            started=lambda host: stop_on_signals(host.stop, say),
         )
 
     click.echo(f"device {device} ended: {asyncio.run(run())}")

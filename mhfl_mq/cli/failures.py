@@ -39,7 +39,7 @@ def exit_code_of(error: BaseException, *, debug: bool = False) -> int:
         case SystemExit():
             return error.code if isinstance(error.code, int) else int(error.code is not None)
         case KeyboardInterrupt() | click.Abort():
-            click.echo("\nstopped", err=True)
+            click.echo("stopped", err=True)
             return INTERRUPTED
         case BrokenPipeError():
             _drop_stdout()

@@ -1,7 +1,5 @@
 """Options that several commands share."""
 
-import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,9 +13,7 @@ __all__ = [
     "broker_option",
     "federation_options",
     "json_option",
-    "log_option",
     "policy_file",
-    "start_log",
     "state_option",
 ]
 
@@ -30,10 +26,6 @@ broker_option = click.option(
     envvar="MHFL_BROKER",
     required=True,
     help="mqtt://USER:PASSWORD@HOST:PORT, or mqtts, ws, wss; better in the variable MHFL_BROKER than here.",
-)
-
-log_option = click.option(
-    "--log", type=click.Choice(["error", "warning", "info", "debug"]), default="warning", show_default=True
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts, with stable keys.")
@@ -57,13 +49,6 @@ def federation_options(command: CommandT) -> CommandT:
     ):
         command = option(command)
     return command
-
-
-def start_log(level: str) -> None:
-    """Log to standard error: lines for people, with the time."""
-    logging.basicConfig(
-        level=os.environ.get("MHFL_LOG", level).upper(), format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
-    )
 
 
 def policy_file(policy: Path | None) -> Path:

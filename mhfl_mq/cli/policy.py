@@ -84,7 +84,6 @@ def show(file: Path, as_json: bool) -> None:
     click.echo(f"{policy.name}: {policy.description}" if policy.description else policy.name)
     click.echo(f"digest {policy.digest}\n")
     print_table(
-        "",
         ["tier", "width", "blocks", "step at most", "memory at most", "transfer at most"],
         [_tier_row(policy, index) for index in range(len(policy.tiers))],
     )
@@ -114,12 +113,13 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
     )
     end = "no end" if policy.schedule.max_rounds is None else f"at most {policy.schedule.max_rounds} rounds"
     drop = policy.gate.max_drop
+    pause = show_duration(policy.schedule.interval_s) if policy.schedule.interval_s else "no pause"
     return [
         ("algorithm", f"{algorithm.name}, {algorithm.weighting} weights, {options}"),
         ("cohort", cohort),
         ("quorum", f"{part.quorum.min} updates and {part.quorum.fraction:.0%} of the cohort"),
         ("deadline", show_duration(part.deadline_s)),
-        ("schedule", f"{show_duration(policy.schedule.interval_s)} between rounds, {end}"),
+        ("schedule", f"{pause} between rounds, {end}"),
         ("gate", "must be finite" if drop is None else f"must be finite and at most {drop:g} worse than the head"),
         ("stages", ", ".join(stage.name for stage in policy.stages) or "none"),
         (

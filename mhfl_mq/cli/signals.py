@@ -1,42 +1,87 @@
-"""Ctrl-C in commands that do not handle it themselves: the first one stops, the second one at once.
+"""Ctrl-C and SIGTERM: the first one ends in good order, the second one at once.
 
-What runs for long (aggregator, device, broker) ends in good order through `mhfl_mq.run.signals`.
+To end at once is safe at any moment: what matters is durable before it is told to anybody.
 """
 
+import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Final
 
-__all__ = ["second_interrupt_forces"]
+__all__ = ["graceful", "second_interrupt_forces", "stop_in_good_order"]
 
-FORCED: Final = b"\nstopped at once; what was accepted before is on the disk\n"
+FORCED: Final = "\nstopped at once; what was accepted before is on the disk\n"
+STOPPING: Final = "\nstopping; Ctrl-C again to stop at once\n"
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def graceful(stop: Callable[[], None]) -> Iterator[None]:
+    """Within, the first Ctrl-C or SIGTERM calls `stop`, the second one ends the process.
+
+    `stop` runs between two bytecodes of the main thread, so it must not wait or take locks.
+    """
+
+    def first() -> None:
+        _write(STOPPING)
+        stop()
+
+    with _handling((signal.SIGINT, signal.SIGTERM), _twice(first)):
+        yield
+
+
+def stop_in_good_order(stack: ExitStack, stop: Callable[[], None]) -> None:
+    """`graceful` for what runs in the present event loop, until `stack` is closed."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(graceful(partial(loop.call_soon_threadsafe, stop)))
 
 
 @contextmanager
 def second_interrupt_forces() -> Iterator[None]:
     """Within, the first Ctrl-C is a `KeyboardInterrupt`, and the second one ends the process without cleaning up."""
+
+    def first() -> None:
+        raise KeyboardInterrupt
+
+    with _handling((signal.SIGINT,), _twice(first)):
+        yield
+
+
+def _twice(first: Callable[[], None]) -> Handler:
     seen = 0
 
     def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal seen
         seen += 1
         if seen > 1:
-            # By its number: the buffered stream may be in the middle of a write.
-            with suppress(OSError, ValueError):
-                os.write(sys.stderr.fileno(), FORCED)
+            _write(FORCED)
             os._exit(128 + number)
-        raise KeyboardInterrupt
+        first()
 
+    return handle
+
+
+@contextmanager
+def _handling(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
     try:
-        before = signal.signal(signal.SIGINT, handle)
+        before = [(number, signal.signal(number, handler)) for number in numbers]
     except ValueError:  # not the main thread: whoever runs it handles signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before:
+            signal.signal(number, old)
+
+
+def _write(text: str) -> None:
+    """To stderr by its number: the buffered stream may be in the middle of a write."""
+    with suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), text.encode())

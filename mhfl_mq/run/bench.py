@@ -65,7 +65,6 @@ class Bench:
         self._value = largest_value
         self._algorithm = algorithm
         self._sums: dict[int, tuple[Accumulator, str]] = {}  # round -> sum, model that it is about
-        self._folded: dict[int, list[str]] = {}  # round -> blob ids
 
     def segments(self, model: str, chunk: int) -> SegmentSource:
         """Cut a model's file into segments (each byte is hashed once)."""
@@ -88,7 +87,6 @@ class Bench:
         """Start the sum of a round, for at most so many updates."""
         bounds = Bounds(cohort=max(1, members), weight=self._weight, value=self._value)
         self._sums[number] = (Accumulator(self._layout.lengths, bounds), base_model)
-        self._folded[number] = []
 
     async def fold(self, number: int, tier: int, blob_id: str, weight: float) -> None:
         """Add a counted update; its file stays until the round is released."""
@@ -102,7 +100,6 @@ class Bench:
             accumulator.fold(path, tier, weight)
         else:
             await asyncio.to_thread(accumulator.fold, path, tier, weight)
-        self._folded[number].append(blob_id)
 
     async def merge(self, number: int) -> MergedModel:
         """Finalize the sum, measure the model and store it; raises `MhflError` when there is no model to be had."""
@@ -121,10 +118,12 @@ class Bench:
         return MergedModel(model, metrics)
 
     def release(self, number: int) -> None:
-        """Free a round's sum and the files of its updates."""
+        """Free a round's sum and all updates: at most one round is open, so none is needed any more.
+
+        Not only what was folded: others came too late, or were half received when a device gave up.
+        """
         self._sums.pop(number, None)
-        for blob_id in self._folded.pop(number, ()):
-            self._blobs.drop(blob_id)
+        self._blobs.keep(())
 
     def _sum(self, number: int) -> tuple[Accumulator, str]:
         try:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -198,7 +199,7 @@ class DeviceHost:
                 self._forget_update()
             case Install(head):
                 segments = head.segments[: self._tier + 1]
-                self._gathering.want("head", segments, partial(self._installed, head.version))
+                self._gathering.want("head", segments, partial(self._installed, head.version, segments))
             case Alarm(text):
                 log.warning(text)
             case _:
@@ -230,8 +231,19 @@ class DeviceHost:
     def _fetched(self, number: int, fault: str) -> None:
         self._driver.post(FetchFailed(number, fault) if fault else Fetched(number))
 
-    def _installed(self, version: int, fault: str) -> None:
+    def _installed(self, version: int, segments: Sequence[str], fault: str) -> None:
+        if not fault:
+            self._sweep(segments)
         self._driver.post(InstallFailed(version, fault) if fault else Installed(version))
+
+    def _sweep(self, head: Sequence[str]) -> None:
+        """Delete what neither the head, nor the round that we are in, nor a fetch needs: old versions' segments."""
+        saved = self._machine.saved
+        kept = self._gathering.useful().union(head)
+        if saved.offer is not None:
+            kept.update(saved.offer.segments)
+        kept.update(update.blob_id for update in (saved.update, self._update) if update is not None)
+        self._blobs.keep(kept)
 
     async def _train(self, offer: Offer) -> None:
         try:

@@ -85,13 +85,13 @@ class Fetcher:
     def connected(self, session_present: bool) -> None:
         """The broker is back."""
         for key, fetch in list(self._fetches.items()):
-            self._perform(key, fetch, fetch.receiver.connected(self._now(), session_present))
+            if self._fetches.get(key) is fetch:  # else it ended with one before it
+                self._perform(key, fetch, fetch.receiver.connected(self._now(), session_present))
 
     def close(self) -> None:
         """Save what is there and stop."""
-        for fetch in self._fetches.values():
-            self._pause(fetch)
-        self._fetches.clear()
+        while self._fetches:
+            self._pause(self._fetches.popitem()[1])
         if self._timer is not None:
             self._timer.cancel()
 
@@ -99,6 +99,10 @@ class Fetcher:
 
     def _perform(self, key: tuple[str, str], fetch: _Fetch, actions: list[Action]) -> None:
         manifest = fetch.receiver.manifest
+        if manifest.blob_id not in self._blobs.incoming:  # the same blob came whole from another peer, or was dropped
+            self._end(key, "" if self._blobs.path(manifest.blob_id) is not None else "the blob was dropped")
+            self._set_timer()
+            return
         try:
             for action in actions:
                 match action:
@@ -109,7 +113,8 @@ class Fetcher:
                     case Complete():
                         self._finish(key, fetch)
                     case GaveUp(reason):
-                        self._blobs.drop(manifest.blob_id)
+                        if not self._shared(fetch):
+                            self._blobs.drop(manifest.blob_id)
                         self._end(key, reason)
         except StoreError as error:  # a full disk: this blob cannot be kept, the process goes on
             self._end(key, str(error))
@@ -133,14 +138,22 @@ class Fetcher:
             self._end(key, "")
 
     def _end(self, key: tuple[str, str], fault: str) -> None:
-        fetch = self._fetches.pop(key)
-        fetch.done(fault)
+        fetch = self._fetches.pop(key, None)
+        if fetch is not None:
+            fetch.done(fault)
 
     def _pause(self, fetch: _Fetch) -> None:
         if fetch.flushing is not None:
             fetch.flushing.cancel()
+        if self._shared(fetch):
+            return  # another peer brings it as well
         with contextlib.suppress(StoreError):  # without it a resume starts from an older bitmap, and is right too
             self._blobs.pause(fetch.receiver.manifest.blob_id)
+
+    def _shared(self, fetch: _Fetch) -> bool:
+        """Whether the same blob is being fetched from another peer: two devices may come to the same update."""
+        blob_id = fetch.receiver.manifest.blob_id
+        return any(one is not fetch and one.receiver.manifest.blob_id == blob_id for one in self._fetches.values())
 
     def _id(self, key: tuple[str, str]) -> str:
         return self._fetches[key].receiver.manifest.blob_id
@@ -156,7 +169,7 @@ class Fetcher:
     def _tick(self) -> None:
         self._timer = None
         for key, fetch in list(self._fetches.items()):
-            if key in self._fetches:
+            if self._fetches.get(key) is fetch:
                 self._perform(key, fetch, fetch.receiver.tick(self._now()))
         self._set_timer()
 

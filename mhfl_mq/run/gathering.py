@@ -69,6 +69,10 @@ class Gathering:
         """Nobody waits for these segments any more."""
         self._wants.pop(name, None)
 
+    def useful(self) -> set[str]:
+        """The blobs that are wanted, or were announced last: all others may be deleted."""
+        return {*self._current.values(), *(one for want in self._wants.values() for one in want.segments)}
+
     def disconnected(self) -> None:
         """The broker is gone."""
         self._fetcher.disconnected()

@@ -6,16 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
-
 from mhfl_mq.cli.demo.fleet import DemoDevice, Fleet
 from mhfl_mq.cli.demo.report import BASELINES, DemoResult, last_mean, plot, table
 from mhfl_mq.cli.demo.story import MOST_ROUNDS, Story
 from mhfl_mq.cli.options import policy_file
-from mhfl_mq.cli.output import Progress, print_table
+from mhfl_mq.cli.output import Progress, print_table, say
+from mhfl_mq.cli.policies import read_installed_policy
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy
-from mhfl_mq.policy.load import load_policy
 from mhfl_mq.run.rules import algorithm_of, tier_metrics
 from mhfl_mq.segments import Tier
 from mhfl_mq.store.view import open_view
@@ -44,25 +42,25 @@ def run_demo(
     """Run it; raises `MhflError` when something does not work."""
     began = time.monotonic()
     rules_file = policy_file(policy)
-    rules = load_policy(rules_file)
+    rules = read_installed_policy(rules_file)
     _empty(folder)
     fleet = Fleet(folder, TASK, data, rules_file, seed, url=broker or "")
-    click.echo(f"policy {rules.name}: tiers {', '.join(tier.name for tier in rules.tiers)}, {rules.algorithm.name}")
+    say(f"policy {rules.name}: tiers {', '.join(tier.name for tier in rules.tiers)}, {rules.algorithm.name}")
     try:
-        click.echo(f"broker: {fleet.start_broker()}")
+        say(f"broker: {fleet.start_broker()}")
         fleet.start_aggregator(rounds or MOST_ROUNDS)
         members = _members(rules, devices, asyncio.run(_measure(rules, data)))
         for device in members:
             fleet.start_device(device)
-        click.echo(f"started the aggregator and {devices} devices as processes; logs in {folder}/")
-        with Progress("rounds", rounds) as progress:
-            story = Story(fleet, members, rounds, kills, progress.tell, progress.update, began)
+        say(f"started the aggregator and {devices} devices as processes; logs in {folder}/")
+        with Progress("rounds", rounds or MOST_ROUNDS) as bar:
+            story = Story(fleet, members, rounds, kills, bar.tell, bar.update, began)
             story.run()
         trained_s = time.monotonic() - began
         tiers = story.tiers()
     finally:
         fleet.stop()
-    click.echo("training the baselines with the same rounds, data and settings")
+    say("training the baselines with the same rounds, data and settings")
     baselines = asyncio.run(_baselines(rules, members, tiers, len(story.losses), data, seed))
     result = _result(rules, story, tiers, baselines, seed, trained_s)
     _show(result, folder, json_file)
@@ -119,7 +117,7 @@ async def _baselines(
                 rounds=rounds,
                 options=algorithm.device_options(rules.algorithm.options),
                 seed=seed,
-                weighting=rules.algorithm.weighting,
+                algorithm_options={"weighting": rules.algorithm.weighting},
             )
             found[kind] = report.score
     return found
@@ -166,13 +164,13 @@ def _show(result: DemoResult, folder: Path, json_file: Path | None) -> None:
     names = list(result.record["tiers"])
     best = max(names, key=lambda name: result.record["tiers"][name]["accuracy"])
     if best != names[-1]:
-        click.echo(f"note: tier {best} is better than the largest one, {names[-1]}")
+        say(f"note: tier {best} is better than the largest one, {names[-1]}")
     picture = folder / "demo.png"
     if plot(result, picture):
-        click.echo(f"plot: {picture}")
+        say(f"plot: {picture}")
     else:
-        click.echo("no plot: install the extra `bench` for matplotlib")
+        say("no plot: install the extra `bench` for matplotlib")
     if json_file is not None:
         result.write(json_file)
-        click.echo(f"figures: {json_file}")
-    click.echo("a table of wind speed alone reaches 0.862 on this test part: easy physics")
+        say(f"figures: {json_file}")
+    say("a table of wind speed alone reaches 0.862 on this test part: easy physics")

@@ -44,7 +44,7 @@ class Story:
     rounds: int | None  # None: until converged
     kills: bool
     tell: Callable[[str], None]
-    progress: Callable[[int, int | None], None]
+    progress: Callable[[float], None]
     began: float
     versions: list[VersionAdded] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Story:
             if len(self.losses) == 1:
                 self.first_round_s = time.monotonic() - self.began
                 self.tell(f"first round finished after {self.first_round_s:.1f} s")
-            self.progress(len(self.losses), self.rounds)
+            self.progress(len(self.losses))
             if self.kills and not self._done():
                 self._kill(KILLS.get(len(self.losses), ""))
 
