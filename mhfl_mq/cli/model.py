@@ -47,6 +47,7 @@ def list_(state: Path, as_json: bool) -> None:
         return
     tiers = sorted({name for one in versions for name in _accuracies(one.added.metrics)})
     print_table(
+        "",
         ["version", "from", "origin", "round", "model", "added (UTC)", *tiers, "reason"],
         [_row(one, tiers) for one in versions],
     )
@@ -102,6 +103,7 @@ def show(version: int, state: Path, as_json: bool) -> None:
     click.echo()
     accuracy = _accuracies(one.added.metrics)
     print_table(
+        "",
         ["tier", "width", "blocks", "parameters", "accuracy"],
         [
             [tier.name, tier.width, str(tier.depth) if tier.depth else "all", length, accuracy.get(tier.name)]

@@ -84,6 +84,7 @@ def show(file: Path, as_json: bool) -> None:
     click.echo(f"{policy.name}: {policy.description}" if policy.description else policy.name)
     click.echo(f"digest {policy.digest}\n")
     print_table(
+        "",
         ["tier", "width", "blocks", "step at most", "memory at most", "transfer at most"],
         [_tier_row(policy, index) for index in range(len(policy.tiers))],
     )

@@ -3,15 +3,16 @@
 To end at once is safe at any moment: what matters is durable before it is told to anybody.
 """
 
-import asyncio
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["graceful", "second_interrupt_forces", "stop_in_good_order"]
 
@@ -38,8 +39,15 @@ def graceful(stop: Callable[[], None]) -> Iterator[None]:
 
 def stop_in_good_order(stack: ExitStack, stop: Callable[[], None]) -> None:
     """`graceful` for what runs in the present event loop, until `stack` is closed."""
+    import asyncio  # not at the top: `mhfl --help` needs none of it
+
     loop = asyncio.get_running_loop()
-    stack.enter_context(graceful(partial(loop.call_soon_threadsafe, stop)))
+    stack.enter_context(graceful(lambda: _soon(loop, stop)))
+
+
+def _soon(loop: "asyncio.AbstractEventLoop", stop: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: it has stopped already
+        loop.call_soon_threadsafe(stop)
 
 
 @contextmanager
