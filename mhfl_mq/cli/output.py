@@ -9,13 +9,12 @@ import json
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Protocol, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Self, TextIO
 
 import click
 
-__all__ = ["Progress", "fancy", "print_json", "print_table", "progress", "say", "show_left", "table_lines"]
+__all__ = ["Progress", "fancy", "print_json", "print_table", "say", "show_left", "table_lines"]
 
 LINE_EVERY_S: Final = 5.0
 """Between two lines of progress without a terminal: a log of an hour stays readable."""
@@ -41,8 +40,8 @@ def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
 # ---- tables ---------------------------------------------------------------------------------------------------
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
-    """A table on stdout; numbers stand right, None is a dash."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """A table on stdout; numbers stand right, None is a dash. The title may be empty."""
     if fancy(sys.stdout):
         _rich_table(title, columns, rows)
         return
@@ -102,72 +101,64 @@ def _padded(text: str, width: int, to_right: bool) -> str:
 # ---- progress -------------------------------------------------------------------------------------------------
 
 
-class Progress(Protocol):
-    """Long work, as it goes on."""
+class Progress:
+    """Long work on stderr: how far it is and how much time is left. Use it as a context manager.
 
-    def update(self, done: float, text: str = "") -> None:
-        """So much of the total is done; `text` says how it looks."""
-        ...
+    A bar on a terminal, else a line at once, then one every few seconds, and one at the end. `total` None: nobody
+    knows the end.
+    """
 
-    def tell(self, text: str) -> None:
-        """A line of talk; on a terminal it stands above the bar."""
-        ...
-
-
-@contextmanager
-def progress(
-    label: str, total: float | None, *, now: Callable[[], float] = time.monotonic, stream: TextIO | None = None
-) -> Iterator[Progress]:
-    """Show on stderr how far long work is and how much time is left; `total` None: nobody knows the end."""
-    out = sys.stderr if stream is None else stream
-    if not fancy(out):
-        yield Lines(label, total, now, out)
-        return
-    with _bars(out) as bars:
-        yield Bar(bars, bars.add_task(label, total=total, text=""))
-
-
-class Lines:
-    """Progress without a terminal: a line at once, then one every few seconds, and one at the end."""
-
-    def __init__(self, label: str, total: float | None, now: Callable[[], float], stream: TextIO) -> None:
+    def __init__(
+        self,
+        label: str,
+        total: float | None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        stream: TextIO | None = None,
+    ) -> None:
         self._label = label
         self._total = total
         self._now = now
-        self._stream = stream
+        self._stream = sys.stderr if stream is None else stream
         self._started = now()
         self._written: float | None = None
+        self._bars: Any = None
+        self._task: Any = None
 
-    def update(self, done: float, text: str = "") -> None:
-        """See `Progress`."""
+    def __enter__(self) -> Self:
+        if fancy(self._stream):
+            self._bars = _bars(self._stream)
+            self._task = self._bars.add_task(self._label, total=self._total)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, done: float, total: float | None = None) -> None:
+        """So much is done; `total` corrects what was known of the end."""
+        self._total = self._total if total is None else total
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, total=self._total)
+            return
         now = self._now()
         finished = self._total is not None and done >= self._total
-        if self._written is not None and now - self._written < LINE_EVERY_S and not finished:
-            return
-        self._written = now
-        of = "" if self._total is None else f" of {self._total:g}"
-        left = "" if finished else show_left(done, self._total, now - self._started)
-        self.tell(", ".join(part for part in (f"{self._label}: {done:g}{of}", text, left) if part))
+        if self._written is None or now - self._written >= LINE_EVERY_S or finished:
+            self._written = now
+            of = "" if self._total is None else f" of {self._total:g}"
+            left = "" if finished else show_left(done, self._total, now - self._started)
+            self._line(f"{self._label}: {done:g}{of}{left and ', '}{left}")
 
     def tell(self, text: str) -> None:
-        """See `Progress`."""
+        """A line of talk, above the bar."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
-
-
-class Bar:
-    """Progress on a terminal."""
-
-    def __init__(self, bars: Any, task: Any) -> None:
-        self._bars = bars
-        self._task = task
-
-    def update(self, done: float, text: str = "") -> None:
-        """See `Progress`."""
-        self._bars.update(self._task, completed=done, text=text)
-
-    def tell(self, text: str) -> None:
-        """See `Progress`."""
-        self._bars.console.print(text, markup=False, highlight=False)
 
 
 def show_left(done: float, total: float | None, elapsed_s: float) -> str:
@@ -179,17 +170,16 @@ def show_left(done: float, total: float | None, elapsed_s: float) -> str:
 
 
 def _bars(stream: TextIO) -> Any:
-    from rich import progress as drawn
+    from rich import progress
     from rich.console import Console
 
-    return drawn.Progress(
-        drawn.SpinnerColumn(),
-        drawn.TextColumn("{task.description}", markup=False),
-        drawn.BarColumn(),
-        drawn.MofNCompleteColumn(),
-        drawn.TimeElapsedColumn(),
-        drawn.TextColumn("left"),
-        drawn.TimeRemainingColumn(),
-        drawn.TextColumn("{task.fields[text]}", markup=False),
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
         console=Console(file=stream),
     )
