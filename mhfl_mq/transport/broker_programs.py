@@ -23,6 +23,7 @@ __all__ = ["BrokerProgram", "configure", "find_program", "found_programs", "mosq
 MAX_PACKET = 2_000_000  # bytes: what mosquitto 2.1 takes by default; a chunk is 256 KiB
 _MAX_QUEUED = 100_000  # messages per offline client: 5000 devices at once do not overflow the aggregator's
 _MAX_QUEUED_BYTES = 256 * 2**20
+_RARE_SAVE = 1000  # changes: mosquitto writes its whole state and waits for the disk at each save
 _PASSWORD_ROUNDS = 101  # of PBKDF2, mosquitto's own default: the passwords are random and 144 bits long
 _OLDEST = {"mosquitto": (2, 0), "nats-server": (2, 10)}  # nats-server 2.9 leaks its own topics into `#`
 _ASK_S = 20.0
@@ -70,15 +71,26 @@ def find_program(prefer: str | None) -> BrokerProgram:
     )
 
 
-def configure(program: BrokerProgram, folder: Path, host: str, port: int, passwords: dict[str, str]) -> list[str]:
-    """Write the configuration into `folder`; returns the command that starts the broker with it."""
+def configure(
+    program: BrokerProgram,
+    folder: Path,
+    host: str,
+    port: int,
+    passwords: dict[str, str],
+    *,
+    durable: bool = True,
+) -> list[str]:
+    """Write the configuration into `folder`; returns the command that starts the broker with it.
+
+    `durable` false: mosquitto saves its state now and then instead of at every change.
+    """
     store = folder / "store"
     store.mkdir(exist_ok=True, mode=0o700)
     config = folder / f"{program.name}.conf"
     if program.name == "mosquitto":
         users = folder / "passwords"
         _write(users, "".join(f"{name}:{mosquitto_password(word)}\n" for name, word in passwords.items()))
-        _write(config, _mosquitto(host, port, store, users))
+        _write(config, _mosquitto(host, port, store, users, 1 if durable else _RARE_SAVE))
         return [program.path, "-c", str(config)]
     _write(config, _nats(host, port, store, passwords))
     return [program.path, "-c", str(config)]
@@ -91,7 +103,7 @@ def mosquitto_password(password: str) -> str:
     return f"$7${_PASSWORD_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
-def _mosquitto(host: str, port: int, store: Path, users: Path) -> str:
+def _mosquitto(host: str, port: int, store: Path, users: Path, save_every: int) -> str:
     lines = [
         f"listener {port} {host}",
         "allow_anonymous false",
@@ -99,7 +111,7 @@ def _mosquitto(host: str, port: int, store: Path, users: Path) -> str:
         "persistence true",
         f"persistence_location {store}/",
         "autosave_on_changes true",
-        "autosave_interval 1",
+        f"autosave_interval {save_every}",
         f"max_packet_size {MAX_PACKET}",
         "max_inflight_messages 20",
         f"max_queued_messages {_MAX_QUEUED}",

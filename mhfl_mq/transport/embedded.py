@@ -24,11 +24,12 @@ from mhfl_mq.errors import ConfigError, TransportError
 from mhfl_mq.transport.address import BrokerAddress
 from mhfl_mq.transport.broker_programs import BrokerProgram, configure, find_program
 
-__all__ = ["EmbeddedBroker", "Role"]
+__all__ = ["EmbeddedBroker", "Preference", "Role"]
 
 log = logging.getLogger(__name__)
 
 Role = Literal["aggregator", "device"]
+Preference = Literal["mosquitto", "nats"]
 
 _ROLES: tuple[Role, ...] = ("aggregator", "device")
 _HOST = "127.0.0.1"
@@ -43,19 +44,29 @@ _PR_SET_PDEATHSIG = 1
 class EmbeddedBroker:
     """A broker process of ours. Make one with `start`; use it as a context manager or `stop` it."""
 
-    def __init__(self, folder: Path, program: BrokerProgram, port: int, passwords: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, program: BrokerProgram, port: int, passwords: dict[str, str], *, durable: bool
+    ) -> None:
         self.folder = folder
         self.port = port
         self._program = program
         self._passwords = passwords
+        self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def start(
-        cls, folder: Path | str, *, prefer: Literal["mosquitto", "nats"] | None = None, port: int | None = None
+        cls,
+        folder: Path | str,
+        *,
+        prefer: Preference | None = None,
+        port: int | None = None,
+        durable: bool = True,
     ) -> "EmbeddedBroker":
         """Start a broker that keeps its state in `folder`; blocks until it listens (about 0.1 s).
 
+        `durable`: its state survives `kill -9`. mosquitto pays for that with a write of its whole state and a
+        wait for the disk at each change; for measurements, or where a restart may forget, say no.
         Raises `ConfigError` for a port in use or when no broker program is found, `TransportError` when the
         program does not come up.
         """
@@ -65,7 +76,7 @@ class EmbeddedBroker:
         passwords = _passwords(home / "credentials.json")
         tries_left = 1 if port is not None else _PORT_TRIES
         while True:
-            broker = cls(home, program, port if port is not None else _free_port(), passwords)
+            broker = cls(home, program, port if port is not None else _free_port(), passwords, durable=durable)
             tries_left -= 1
             try:
                 broker.restart()
@@ -119,7 +130,7 @@ class EmbeddedBroker:
         if self.alive:
             self.stop()
         _check_port(self.port)
-        arguments = configure(self._program, self.folder, _HOST, self.port, self._passwords)
+        arguments = configure(self._program, self.folder, _HOST, self.port, self._passwords, durable=self._durable)
         with open(self.log_file, "ab", opener=_private) as output:
             self._process = subprocess.Popen(
                 arguments,

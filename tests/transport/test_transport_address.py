@@ -86,7 +86,7 @@ def test_certificate_files_that_cannot_be_read_are_named(tmp_path: Path) -> None
     bad = tmp_path / "bad.pem"
     bad.write_text("not a certificate")
     assert BrokerAddress.parse("mqtt://h").tls_context() is None
-    with pytest.raises(ConfigError, match="authority .*missing.pem"):
+    with pytest.raises(ConfigError, match=r"authority .*missing\.pem"):
         BrokerAddress.parse(f"mqtts://h?ca={tmp_path}/missing.pem").tls_context()
-    with pytest.raises(ConfigError, match="certificate .*bad.pem and its key"):
+    with pytest.raises(ConfigError, match=r"certificate .*bad\.pem and its key"):
         BrokerAddress.parse(f"mqtts://h?cert={bad}&key={bad}").tls_context()

@@ -65,7 +65,9 @@ class MemoryBroker:
         receive_max: int = _RECEIVE_MAX,
         max_queued: int = _MAX_QUEUED,
         access: Access | None = None,
+        told_max_packet: int | None = None,  # what it says its limit is, where that is not the truth
     ) -> None:
+        self.told_max_packet = told_max_packet
         self.faults = faults
         self.protocol = protocol
         self.max_packet = max_packet
@@ -93,6 +95,11 @@ class MemoryBroker:
     def connected(self) -> tuple[str, ...]:
         """Ids of connected clients, in the order in which the broker first saw them."""
         return tuple(kept.client_id for kept in self._kept.values() if kept.client is not None)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait for each client, or were sent to it and not acknowledged."""
+        return {kept.client_id: len(kept.queue) + len(kept.flying) for kept in self._kept.values()}
 
     def kill(self, client_id: str) -> None:
         """Break a client's connection without its goodbye: its will is sent. Nothing happens if it is away."""
@@ -142,7 +149,7 @@ class MemoryBroker:
         kept.expiry_s, kept.receive_max = session.expiry_s, self.receive_max
         return Limits(
             protocol=self.protocol,
-            max_packet=self.max_packet,
+            max_packet=self.told_max_packet or self.max_packet,
             receive_max=self.receive_max,
             session_present=before is not None,
         )

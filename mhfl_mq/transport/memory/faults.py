@@ -35,13 +35,15 @@ class Fate:
 
     `delay_s`: seconds on the way; later packets of the same direction queue behind. `copies`: how often the
     broker takes or hands out a QoS 1 message (a resend that we need not play). `cut`: the connection breaks
-    instead, for both sides. `payload`: what arrives instead of what was sent (PUBLISH).
+    instead, for both sides. `payload`: what arrives instead of what was sent (PUBLISH). `lost`: a QoS 0 PUBLISH
+    never arrives.
     """
 
     delay_s: float = 0.0
     copies: int = 1
     cut: bool = False
     payload: bytes | None = None
+    lost: bool = False
 
 
 FINE = Fate()

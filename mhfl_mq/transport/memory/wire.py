@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from mhfl_mq.transport.memory.faults import Fate, Faults, Hop
+from mhfl_mq.transport.memory.faults import Fate, Faults, Hop, Kind
 
 __all__ = ["Wire"]
 
@@ -49,6 +49,8 @@ class Wire:
         if not self._open:
             return
         fate = self._faults.fate(hop)
+        if fate.lost and hop.kind is Kind.PUBLISH and hop.qos == 0:
+            return
         lane = self._up if hop.up else self._down
         if fate.cut:
             lane.carry(fate.delay_s, self._break)

@@ -160,6 +160,8 @@ class FastClient(paho.Client):
             if kind == _PUBLISH:
                 return self._take_publish(command, body, length)
             if kind == _PUBACK:
+                if len(body) < 2:
+                    return MQTTErrorCode.MQTT_ERR_PROTOCOL
                 reason = body[2] if len(body) > 2 else 0
                 self.on_fast_puback(int.from_bytes(body[:2], "big"), reason)
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
