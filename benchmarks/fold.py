@@ -11,7 +11,8 @@ import numpy as np
 
 from mhfl_mq.segments import Accumulator, Arrays, Axis, Bounds, Layout, Packer, Parameter, Tier
 
-REPEATS = 9
+REPEATS = 15
+SAMPLE_S = 0.02  # seconds of one sample: above the scheduler's slices
 FOLD_BOUND = 0.9  # of numpy's in-place add of float32 into float64
 COPY_BOUND = 0.5  # of a plain copy of as many bytes
 
@@ -64,7 +65,7 @@ def _fold(weight: float, name: str) -> dict[str, object]:
     n = 25_000_000
     value = np.random.default_rng(1).normal(size=n).astype(np.float32)
     plain = np.zeros(n)
-    ours = Accumulator((n,), Bounds(4000, 10.0, 10.0))
+    ours = Accumulator((n,), Bounds(100_000, 10.0, 10.0))
 
     def reference() -> None:
         np.add(plain, value, out=plain)
@@ -90,17 +91,28 @@ def _pack(name: str, layout: Layout, tier: int, model: int) -> list[dict[str, ob
 
 
 def _row(name: str, ours: Callable[[], object], reference: Callable[[], object], bound: float) -> dict[str, object]:
-    """Medians of both, measured in turns so that a busy machine disturbs both alike."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(REPEATS + 1):
-        for function, found in zip((ours, reference), seconds, strict=True):
+    """Medians of both, and of their ratio turn by turn: neighbours in time see the same machine."""
+    ours()
+    reference()  # both are warm now
+    start = time.perf_counter()
+    reference()
+    times = max(1, round(SAMPLE_S / max(time.perf_counter() - start, 1e-9)))
+    mine, theirs = [], []
+    for _ in range(REPEATS):
+        for function, found in ((ours, mine), (reference, theirs)):
             start = time.perf_counter()
-            function()
-            if turn:  # the first turn warms the memory up
-                found.append(time.perf_counter() - start)
-    mine, theirs = (statistics.median(found) for found in seconds)
-    ratio = theirs / mine
-    return {"name": name, "ours": mine, "reference": theirs, "ratio": ratio, "bound": bound, "ok": ratio >= bound}
+            for _ in range(times):
+                function()
+            found.append((time.perf_counter() - start) / times)
+    ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
+    return {
+        "name": name,
+        "ours": statistics.median(mine),
+        "reference": statistics.median(theirs),
+        "ratio": ratio,
+        "bound": bound,
+        "ok": ratio >= bound,
+    }
 
 
 if __name__ == "__main__":
