@@ -172,7 +172,7 @@ def test_a_broker_that_ignores_the_request_to_stop_is_killed(
 
 def test_a_spoilt_credentials_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "credentials.json").write_text("{}")
-    with pytest.raises(ConfigError, match="not a credentials file.*delete it"):
+    with pytest.raises(ConfigError, match=r"not a credentials file.*delete it"):
         EmbeddedBroker.start(tmp_path)
     assert (tmp_path / "credentials.json").read_text() == "{}"
 
