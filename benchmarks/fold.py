@@ -12,7 +12,7 @@ import numpy as np
 from mhfl_mq.segments import Accumulator, Arrays, Axis, Bounds, Layout, Packer, Parameter, Tier
 
 REPEATS = 15
-SAMPLE_S = 0.02  # seconds of one sample: above the scheduler's slices
+SAMPLE_S = 0.02  # seconds of one sample: far above the resolution of the clock
 FOLD_BOUND = 0.9  # of numpy's in-place add of float32 into float64
 COPY_BOUND = 0.5  # of a plain copy of as many bytes
 
@@ -91,19 +91,22 @@ def _pack(name: str, layout: Layout, tier: int, model: int) -> list[dict[str, ob
 
 
 def _row(name: str, ours: Callable[[], object], reference: Callable[[], object], bound: float) -> dict[str, object]:
-    """Medians of both, and of their ratio turn by turn: neighbours in time see the same machine."""
+    """Medians of both, and of their ratio turn by turn: neighbours in time see the same machine.
+
+    Both run on this one thread, so its processor time is taken: other processes do not count."""
     ours()
     reference()  # both are warm now
-    start = time.perf_counter()
+    start = time.thread_time()
     reference()
-    times = max(1, round(SAMPLE_S / max(time.perf_counter() - start, 1e-9)))
-    mine, theirs = [], []
+    times = max(1, round(SAMPLE_S / max(time.thread_time() - start, 1e-9)))
+    mine: list[float] = []
+    theirs: list[float] = []
     for _ in range(REPEATS):
         for function, found in ((ours, mine), (reference, theirs)):
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(times):
                 function()
-            found.append((time.perf_counter() - start) / times)
+            found.append((time.thread_time() - start) / times)
     ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
     return {
         "name": name,
