@@ -5,7 +5,7 @@ acknowledged once, as the last effect of its event: after everything that the me
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, assert_never
 
 from mhfl_mq.errors import LocalMisuse
 from mhfl_mq.protocol.effects import (
@@ -160,6 +160,8 @@ class DeviceMachine:
                 return []
             case InstallFailed(version, reason):
                 return self._following.failed(version, reason)
+            case _:
+                assert_never(event)
 
     # ---- life and connection ----
 

@@ -5,7 +5,7 @@ acknowledged once, as the last effect of its event. The machine can be restored 
 its effects: nothing is told to a device that a restart would not stand by.
 """
 
-from typing import Final
+from typing import Final, assert_never
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.protocol import entries
@@ -128,6 +128,8 @@ class FederationMachine:
                 return self._roll_back(event)
             case UpdateStored() | UpdateBad() | Merged() | MergeFailed():
                 return self._worked(event)
+            case _:
+                assert_never(event)
 
     # ---- life ----
 
@@ -224,7 +226,9 @@ class FederationMachine:
             case Merged():
                 return current.merged(event, self.head, self._decider)
             case MergeFailed():
-                return current.abort(f"the merge failed: {event.reason}")
+                return current.merge_failed(event.reason)
+            case _:
+                assert_never(event)
 
     def _ended(self, ended: Round) -> list[AggregatorEffect]:
         """A round is over: what it made goes out, and the next one is due after a rest."""

@@ -232,8 +232,6 @@ class Round:
 
     def _settle(self) -> list[AggregatorEffect]:
         """Close when nobody is waited for or the target is reached; give up when the quorum is out of reach."""
-        if self.state is not RoundState.COLLECTING:
-            return []
         counted, waiting, needed = len(self.counted), len(self.waiting), self.opened.needed
         if counted + waiting < needed:
             return self.abort(f"quorum out of reach: {counted} counted, {waiting} expected, {needed} needed")
@@ -276,6 +274,10 @@ class Round:
         closed = RoundClosed(self.number, "committed", decision.text, version)
         committed = entries.round_committed(closed, tuple(self.counted.values()), decision.text)
         return [Persist((self.version, closed), (entries.version_added(self.version), committed))]
+
+    def merge_failed(self, reason: str) -> list[AggregatorEffect]:
+        """There is no model."""
+        return self.abort(f"the merge failed: {reason}") if self.state is RoundState.MERGING else []
 
     def abort(self, reason: str) -> list[AggregatorEffect]:
         """End without a version, in any state that is not an end."""

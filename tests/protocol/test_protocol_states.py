@@ -33,22 +33,27 @@ STEPS: dict[str, Any] = {
 }
 
 
+def states(table: Table[Any, Any]) -> set[Any]:
+    return set(table.rows)
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_table_has_a_row_for_each_state_and_all_are_reachable(table: Table[Any, Any]) -> None:
-    assert set(table.rows) == set(type(table.start))
+    kind: Any = type(table.start)
+    assert states(table) == {*kind}
     reached, fresh = {table.start}, [table.start]
     while fresh:
         for after in table.rows[fresh.pop()].values():
             if after not in reached:
                 reached.add(after)
                 fresh.append(after)
-    assert reached == set(type(table.start))
+    assert reached == states(table)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_each_step_is_used_somewhere_and_each_other_one_is_refused_by_name(table: Table[Any, Any]) -> None:
     used = set()
-    for state in type(table.start):
+    for state in states(table):
         for step in STEPS[table.name]:
             if table.may(state, step):
                 used.add(step)

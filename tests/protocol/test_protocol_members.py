@@ -1,0 +1,184 @@
+"""Who is there, who may join, and with which tier."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from mhfl_mq.protocol.effects import AggregatorEffect, Persist, Tell
+from mhfl_mq.protocol.joining import Joining
+from mhfl_mq.protocol.members import Link, Members
+from mhfl_mq.protocol.pauses import Once
+from mhfl_mq.protocol.records import DeviceSaved, Entry
+from mhfl_mq.protocol.words import TEXT_LIMIT, plain
+from mhfl_mq.testing.pair import LAYOUT, Everybody, digest, example_rules
+from mhfl_mq.wire.codec import decode, encode
+from mhfl_mq.wire.messages import Assign, Capability, Hello, Presence, ProbeResult, Refuse, Survey
+
+PROBES = (ProbeResult("small", 0.1, 1000), ProbeResult("large", 0.2, 2000))
+ADA = DeviceSaved("ada", 5, 1, "fits", LAYOUT, 100, 0.0, PROBES)
+CAPABLE = Capability(6, LAYOUT, 100, 0.0, PROBES)
+HELLO = Hello(6, "wind", "d", LAYOUT, 0)
+RULES = example_rules(max_devices=2)
+SURVEY = Survey(4, "wind", LAYOUT, RULES.tiers, 8)
+
+
+class Desk:
+    """Joining, in a test's hands."""
+
+    def __init__(self, *saved: DeviceSaved) -> None:
+        self.decider = Everybody()
+        self.members = Members(saved, {}, RULES.max_devices)
+        self.once = Once()
+        self.joining = Joining(RULES, self.decider, self.members, self.once)
+
+    def answer(self, device: str, message: Hello | Capability) -> list[AggregatorEffect]:
+        return self.joining.answer(device, message, 4)
+
+
+def links(members: Members) -> list[tuple[Link, int]]:
+    return [(member.link, member.session) for member in members.roll()]
+
+
+def kinds(effects: Sequence[AggregatorEffect]) -> list[str]:
+    return [entry.kind for effect in effects if isinstance(effect, Persist) for entry in effect.entries]
+
+
+# ---- presence -------------------------------------------------------------------------------------------------
+
+
+def test_a_restored_device_is_unseen_until_its_birth_is_heard() -> None:
+    members = Members([ADA], {"ada": 3}, 10)
+    assert members.candidates(LAYOUT) == ()
+    members.presence("ada", Presence(5, True, "d"))
+    assert members.candidates(LAYOUT) == (("ada", 1, 3),)
+    members.counted("ada")
+    assert members.candidates(LAYOUT) == (("ada", 1, 4),)
+    assert members.candidates(digest("other")) == ()
+
+
+def test_a_last_will_of_an_older_session_is_not_heard() -> None:
+    members = Members([ADA], {}, 10)
+    members.presence("ada", Presence(7, True, "d"))
+    members.presence("ada", Presence(6, False, "d"))
+    assert links(members) == [(Link.ONLINE, 7)]
+    members.presence("ada", Presence(7, False, "d"))
+    assert links(members) == [(Link.GONE, 7)]
+    members.presence("ada", Presence(7, True, "d"))
+    assert links(members) == [(Link.ONLINE, 7)]
+
+
+def test_who_was_never_measured_is_not_followed() -> None:
+    members = Members([], {}, 10)
+    members.presence("eve", Presence(1, True, "d"))
+    assert members.get("eve") is None
+    assert members.roll() == ()
+
+
+def test_a_device_that_lost_its_folder_is_believed_by_its_hello() -> None:
+    desk = Desk(ADA)
+    assert desk.answer("ada", Hello(1, "wind", "d", "", 0)) == [Tell("ada", SURVEY)]
+    assert links(desk.members) == [(Link.ONLINE, 1)]
+
+
+# ---- joining --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_device_is_surveyed_then_assigned_and_durable_before_it_is_told() -> None:
+    desk = Desk()
+    assert desk.answer("ada", replace(HELLO, layout="")) == [Tell("ada", SURVEY)]
+    saved = replace(ADA, session=6)
+    facts = {"device": "ada", "tier": "large", "reason": "fits"}
+    assert desk.answer("ada", CAPABLE) == [
+        Persist((saved,), (Entry("device.assign", facts),)),
+        Tell("ada", Assign(4, 1, "fits")),
+    ]
+    assert [member.saved for member in desk.members.roll()] == [saved]
+
+
+def test_a_known_device_is_assigned_at_once_and_its_new_session_is_durable() -> None:
+    desk = Desk(ADA)
+    assign = Tell("ada", Assign(4, 1, "fits"))
+    assert desk.answer("ada", HELLO) == [Persist((replace(ADA, session=6),), ()), assign]
+    assert desk.answer("ada", HELLO) == [assign]
+
+
+@pytest.mark.parametrize(
+    ("saved", "hello"),
+    [
+        (ADA, replace(HELLO, layout="")),
+        (ADA, replace(HELLO, layout=digest("other"))),
+        (replace(ADA, layout=digest("other")), HELLO),
+        (replace(ADA, tier=None), HELLO),
+    ],
+)
+def test_a_device_that_is_known_otherwise_is_surveyed_again(saved: DeviceSaved, hello: Hello) -> None:
+    assert Desk(saved).answer("ada", hello) == [Tell("ada", SURVEY)]
+
+
+def test_a_changed_policy_gives_a_known_device_another_tier() -> None:
+    desk = Desk(ADA)
+    desk.decider.tier = 0
+    effects = desk.answer("ada", HELLO)
+    assert effects[0] == Persist(
+        (replace(ADA, session=6, tier=0),),
+        (Entry("device.assign", {"device": "ada", "tier": "small", "reason": "fits"}),),
+    )
+    assert effects[1] == Tell("ada", Assign(4, 0, "fits"))
+
+
+def test_a_device_of_another_layout_is_refused_with_both_digests_and_kept_in_mind() -> None:
+    desk = Desk()
+    effects = desk.answer("ada", replace(CAPABLE, layout=digest("other")))
+    assert isinstance(effects[-1], Tell)
+    refuse = effects[-1].message
+    assert isinstance(refuse, Refuse)
+    assert refuse.code == "layout"
+    assert LAYOUT in refuse.reason
+    assert digest("other") in refuse.reason
+    assert kinds(effects) == ["device.refuse"]
+    assert desk.members.roll()[0].saved.tier is None
+
+
+def test_a_device_that_no_tier_fits_is_refused_with_the_reasons_and_noted_once() -> None:
+    desk = Desk()
+    weak = replace(CAPABLE, probes=PROBES[:1])
+    effects = desk.answer("ada", weak)
+    assert effects[-1] == Tell("ada", Refuse("tier", "no tier fits; too slow"))
+    assert kinds(effects) == ["device.refuse"]
+    assert desk.answer("ada", weak) == effects[-1:]
+
+
+def test_a_device_that_flutters_between_tiers_is_noted_once_for_each() -> None:
+    desk = Desk()
+    noted = []
+    for turn in range(6):
+        desk.decider.tier = turn % 2
+        noted += kinds(desk.answer("ada", CAPABLE))
+    assert noted == ["device.assign", "device.assign"]
+
+
+def test_another_task_is_refused() -> None:
+    effects = Desk().answer("ada", replace(HELLO, task="water"))
+    reason = "the federation runs the task wind, this device has water"
+    assert effects[-1] == Tell("ada", Refuse("task", reason))
+
+
+@pytest.mark.parametrize("message", [HELLO, CAPABLE])
+def test_a_full_federation_takes_nobody_new(message: Hello | Capability) -> None:
+    desk = Desk(ADA, replace(ADA, device="bob"))
+    refused = Tell("cyd", Refuse("full", "the federation has its 2 devices already"))
+    assert desk.answer("cyd", message)[-1] == refused
+    assert desk.answer("ada", message)[-1] == Tell("ada", Assign(4, 1, "fits"))
+
+
+# ---- words ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fits", "line\nline\x1b[31m", "é" * 2000, "a" * TEXT_LIMIT, "a" * (TEXT_LIMIT + 1)]
+)
+def test_any_reason_can_be_sent(text: str) -> None:
+    refuse = Refuse("tier", plain(text))
+    assert decode(encode(refuse)) == refuse
+    assert refuse.reason[:100] == text.replace("\n", " ").replace("\x1b", " ")[:100]
