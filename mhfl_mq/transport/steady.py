@@ -65,6 +65,7 @@ class SteadyTransport(LinkEvents):
         self._opened_at = 0.0
         self._short_lives = 0  # connections in a row that did not hold
         self._ready = False  # subscriptions are in place on the present connection
+        self._in_place = False  # the broker's session has our subscriptions
         self._answered = False  # the broker acknowledged something on it
         self._filters: dict[str, int] = {}
         self._grants: dict[int, asyncio.Future[Sequence[bool]]] = {}
@@ -256,9 +257,12 @@ class SteadyTransport(LinkEvents):
         try:
             await link.open(self._session, clean=clean)
             # 3.1.1 would send every retained message again, so there we trust the session that is present.
-            if not self._limits.session_present or self._limits.protocol == 5:
+            # But a session can be present and empty: begun by a connection that broke before its SUBSCRIBE was granted.
+            self._in_place = self._in_place and self._limits.session_present
+            if not self._in_place or self._limits.protocol == 5:
                 async with asyncio.timeout(_GRANT_S):
-                    await self._request(link, list(self._filters.items()), known=self._limits.session_present)
+                    await self._request(link, list(self._filters.items()), known=self._in_place)
+                self._in_place = True
         except BaseException as error:
             link.abort()
             self._opening = self._link = None
