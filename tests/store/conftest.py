@@ -7,8 +7,42 @@ from pathlib import Path
 
 import pytest
 
+from mhfl_mq.store.files import RealFiles
 from mhfl_mq.store.state import Store
 from mhfl_mq.testing.store_story import Snapshot, now, play
+
+
+class RecordingFiles(RealFiles):
+    """The real disk, with a list of what was asked of it in which order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def write(self, fd: int, data: bytes | memoryview, at: int) -> None:
+        """See `Files`."""
+        self.calls.append("write")
+        super().write(fd, data, at)
+
+    def sync(self, fd: int) -> None:
+        """See `Files`."""
+        self.calls.append("sync")
+        super().sync(fd)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """See `Files`."""
+        self.calls.append("replace")
+        super().replace(source, target)
+
+    def sync_folder(self, folder: Path) -> None:
+        """See `Files`."""
+        self.calls.append("sync folder")
+        super().sync_folder(folder)
+
+
+@pytest.fixture
+def recorder() -> RecordingFiles:
+    """A disk that remembers the order of calls."""
+    return RecordingFiles()
 
 
 @pytest.fixture
