@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from mhfl_mq import __version__
 from mhfl_mq.cli.failures import exit_code_of
@@ -37,9 +38,12 @@ COMMANDS: Final = {
 
 EPILOG: Final = """
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a file or an option; 4 a policy; 5 a model that has no tiers;
-6 a task or its training; 7 the broker; 8 the state folder; 9 the ledger; 10 a peer; 70 a bug; 130 Ctrl-C.
+6 a task or its training; 7 the broker; 8 the state folder; 9 the ledger; 10, 12 a peer; 70 a bug; 130 Ctrl-C.
 docs/cli.md says more.
 """
+
+COMPLETION: Final = "_MHFL_COMPLETE"
+"""Set by a shell that completes a command line (`_MHFL_COMPLETE=bash_source mhfl` prints the script)."""
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 
@@ -86,12 +90,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with second_interrupt_forces():
         try:
-            result = mhfl.main(args=words, prog_name="mhfl", standalone_mode=False)
-            code = result if type(result) is int else 0
+            code = _run(list(words))  # click empties the list
             sys.stdout.flush()
         except BaseException as error:
             code = exit_code_of(error, debug=_debug_wanted() or _asks_debug(words))
     sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    """As click's own `main`, which would turn a closed pipe and Ctrl-C into codes of its own."""
+    completion = os.environ.get(COMPLETION)
+    if completion:
+        return shell_complete(mhfl, {}, "mhfl", COMPLETION, completion)
+    with mhfl.make_context("mhfl", words) as context:
+        result = mhfl.invoke(context)
+    return result if type(result) is int else 0
 
 
 def _debug_wanted() -> bool:

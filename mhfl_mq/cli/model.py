@@ -2,7 +2,7 @@
 
 import getpass
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ import click
 
 from mhfl_mq.cli.options import json_option, state_option
 from mhfl_mq.cli.output import print_json, print_table, say
-from mhfl_mq.errors import StoreError, StoreLocked
+from mhfl_mq.errors import MhflError, StoreError, StoreLocked
 from mhfl_mq.protocol.records import VersionAdded
 from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.segments import Layout
@@ -24,6 +24,7 @@ from mhfl_mq.store.view import MODELS, View, open_view
 
 __all__ = ["command"]
 
+GATE: Final = "gate/"  # of a metric: what the gate looks at, one for each tier
 SHORT: Final = 12  # characters of a digest that people compare
 LOOK_EVERY_S: Final = 0.2
 WAIT_S: Final = 60.0
@@ -45,7 +46,7 @@ def list_(state: Path, as_json: bool) -> None:
     if as_json:
         print_json([_facts(one) for one in versions])
         return
-    tiers = sorted({name for one in versions for name in _accuracies(one.added.metrics)})
+    tiers = _tier_names(state, versions)
     print_table(
         "",
         ["version", "from", "origin", "round", "model", "added (UTC)", *tiers, "reason"],
@@ -60,8 +61,17 @@ def _row(one: VersionSaved, tiers: list[str]) -> list[str | int | float | None]:
 
 
 def _accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The number per tier that people compare versions by."""
-    return {name.removeprefix("accuracy/"): value for name, value in metrics.items() if name.startswith("accuracy/")}
+    """The number per tier that people compare versions by: the gate's."""
+    return {name.removeprefix(GATE): value for name, value in metrics.items() if name.startswith(GATE)}
+
+
+def _tier_names(state: Path, versions: Sequence[VersionSaved]) -> list[str]:
+    """The tiers of the head, smallest first; those of all metrics when its file is not to be had."""
+    if versions:
+        with suppress(MhflError):
+            layout = Layout.from_document(Models(state / MODELS).open(versions[-1].added.model).layout)
+            return [tier.name for tier in layout.tiers]
+    return sorted({name for one in versions for name in _accuracies(one.added.metrics)})
 
 
 def _facts(one: VersionSaved) -> dict[str, Any]:
@@ -104,7 +114,7 @@ def show(version: int, state: Path, as_json: bool) -> None:
     accuracy = _accuracies(one.added.metrics)
     print_table(
         "",
-        ["tier", "width", "blocks", "parameters", "accuracy"],
+        ["tier", "width", "blocks", "parameters", "metric"],
         [
             [tier.name, tier.width, str(tier.depth) if tier.depth else "all", length, accuracy.get(tier.name)]
             for tier, length in zip(layout.tiers, layout.lengths, strict=True)

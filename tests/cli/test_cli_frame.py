@@ -50,7 +50,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom mhfl_mq.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert not done.code\n"
-        "heavy = ('torch', 'numpy', 'pydantic', 'yaml', 'rich', 'paho', 'asyncio', 'msgpack', 'sqlite3')\n"
+        "heavy = ('torch', 'numpy', 'pydantic', 'yaml', 'rich', 'paho', 'asyncio', 'msgpack')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)\n"
         "print([n for n in sys.modules if n.startswith('mhfl_mq.') and 'cli' not in n], file=sys.stderr)"
     )
@@ -228,3 +228,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(60) == PIPE_CLOSED
+
+
+def test_a_shell_gets_its_completions(mhfl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_MHFL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "mhfl po")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert mhfl().out == "plain,policy\n"
