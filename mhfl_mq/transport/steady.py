@@ -104,7 +104,7 @@ class SteadyTransport(LinkEvents):
         self._filters.update(filters)
         try:
             await self._until_answered(lambda link: self._request(link, list(filters), known=False))
-        except BrokerRefused:
+        except (BrokerRefused, asyncio.CancelledError):
             for name, _ in filters:
                 self._filters.pop(name, None)
             raise
@@ -255,10 +255,11 @@ class SteadyTransport(LinkEvents):
         """One attempt, to the point where messages can flow."""
         link = self._opening = self._make_link(self)
         try:
+            # 3.1.1 would send every retained message again, so there we trust the session that is present. But it
+            # can be empty: begun by an attempt that broke before we heard of it, or before its SUBSCRIBE was granted.
+            before, self._in_place = self._in_place, False
             await link.open(self._session, clean=clean)
-            # 3.1.1 would send every retained message again, so there we trust the session that is present.
-            # But a session can be present and empty: begun by a connection that broke before its SUBSCRIBE was granted.
-            self._in_place = self._in_place and self._limits.session_present
+            self._in_place = before and self._limits.session_present
             if not self._in_place or self._limits.protocol == 5:
                 async with asyncio.timeout(_GRANT_S):
                     await self._request(link, list(self._filters.items()), known=self._in_place)

@@ -9,22 +9,30 @@ from mhfl_mq.transport.base import Session
 from mhfl_mq.transport.memory import FINE, Fate, Hop, Kind, MemoryBroker, MemoryTransport
 
 
-class CutSubscribe:
-    """Cuts the connection instead of carrying the next SUBSCRIBE, once it is armed."""
+class Cut:
+    """Cuts the connection instead of carrying the next packet of a kind, once it is armed."""
 
-    armed = False
+    def __init__(self, kind: Kind, up: bool) -> None:
+        self._kind = kind
+        self._up = up
+        self.armed = False
 
     def fate(self, hop: Hop) -> Fate:
-        if self.armed and hop.kind is Kind.SUBSCRIBE and hop.up:
+        if self.armed and hop.client_id == "ours" and (hop.kind, hop.up) == (self._kind, self._up):
             self.armed = False
             return Fate(cut=True)
         return FINE
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_subscriptions_are_made_in_a_session_that_a_broken_connection_left_empty(protocol: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "up"), [(Kind.CONNECT, False), (Kind.SUBSCRIBE, True), (Kind.SUBSCRIBE, False)], ids=str
+)
+def test_subscriptions_are_made_in_a_session_that_a_broken_connection_left_empty(
+    protocol: int, kind: Kind, up: bool
+) -> None:
     async def main() -> bytes:
-        faults = CutSubscribe()
+        faults = Cut(kind, up)
         broker = MemoryBroker(faults=faults, protocol=protocol)
         ours, theirs = MemoryTransport(broker), MemoryTransport(broker)
         await ours.connect(Session("ours"))
