@@ -353,3 +353,54 @@ def test_closing_while_reconnecting_ends_cleanly() -> None:
         assert broker.connected == ()
 
     run_virtual(run())
+
+
+class CutOneSubscribe:
+    """The second SUBSCRIBE (the one that restores) breaks its connection."""
+
+    def __init__(self) -> None:
+        self.subscribes = 0
+
+    def fate(self, hop: Hop) -> Fate:
+        if hop.kind is Kind.SUBSCRIBE and hop.up:
+            self.subscribes += 1
+            return Fate(cut=self.subscribes == 2)
+        return FINE
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_session_that_is_present_but_empty_gets_its_subscriptions(protocol: int) -> None:
+    async def run() -> None:
+        broker = MemoryBroker(faults=CutOneSubscribe(), protocol=protocol)
+        transport = await joined(broker, "a")
+        await transport.subscribe([("t", 1)])
+        connections = transport.connections()
+        await anext(connections)
+        broker.stop()
+        broker.start(keep_sessions=False)
+        # The next connection begins a new session and breaks in its SUBSCRIBE; the one after finds that session.
+        assert (await back(connections)).session_present
+        await transport.publish("t", b"heard")
+        assert bytes((await anext(transport.inbox())).payload) == b"heard"
+        await transport.close()
+
+    run_virtual(run())
+
+
+def test_a_subscription_whose_caller_gave_up_is_not_restored() -> None:
+    async def run() -> None:
+        faults = Rigid(subscribe=1.0)
+        broker = MemoryBroker(faults=faults, protocol=4)
+        transport = await joined(broker, "a")
+        asking = asyncio.create_task(transport.subscribe([("t", 1)]))
+        await asyncio.sleep(0.5)
+        asking.cancel()
+        broker.stop()
+        broker.start(keep_sessions=False)
+        connections = transport.connections()
+        while await anext(connections) is None:
+            pass
+        assert sum(hop.kind is Kind.SUBSCRIBE and hop.up for hop in faults.seen) == 1
+        await transport.close()
+
+    run_virtual(run())

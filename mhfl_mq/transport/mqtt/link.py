@@ -13,11 +13,18 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from mhfl_mq.errors import BrokerRefused, BrokerUnreachable, LocalMisuse, TransportError
+from mhfl_mq.errors import BrokerRefused, LocalMisuse, TransportError
 from mhfl_mq.transport.address import BrokerAddress
 from mhfl_mq.transport.base import Limits, Session
 from mhfl_mq.transport.dial import dial, tls_refusal
 from mhfl_mq.transport.link import LinkEvents, Message
+from mhfl_mq.transport.mqtt.answers import (
+    OtherProtocol,
+    closed_early,
+    connect_refusal,
+    publish_problem,
+    unusable,
+)
 from mhfl_mq.transport.mqtt.fast import MAX_INBOUND, FastClient
 from mhfl_mq.transport.mqtt.stock import StockClient
 from mhfl_mq.transport.steady import WINDOW
@@ -30,22 +37,9 @@ _TICK_S = 5.0  # how often the keep-alive is looked at; late by this much is wit
 # What we assume of a broker that cannot tell (MQTT 3.1.1): NATS and EMQX take 1 MiB by default, AWS IoT less.
 _UNTOLD_MAX_PACKET = 1_000_000
 _NO_LIMIT = 268_435_460
-_RETRY_AS_311 = "Unsupported protocol version"
 _TAKEN_OVER = "Session taken over"
-_PASSING = frozenset(
-    {"Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded", "Use another server"}
-)
-_NOT_AUTHORISED = 0x87
 
 Client = FastClient | StockClient
-
-
-class _OtherProtocol(Exception):
-    """The broker does not speak this version of MQTT; holds what to raise when there is no other to try."""
-
-    def __init__(self, error: TransportError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @dataclass(slots=True)
@@ -106,7 +100,7 @@ class PahoLink:
                     clean = False
                 forget = clean or (protocol == 4 and not session.expiry_s)
                 limits = await self._attempt(session, protocol, clean=forget, announce=True)
-            except _OtherProtocol as other:
+            except OtherProtocol as other:
                 problem = other.error
                 self._drop()
                 self._gone = self._loop.create_future()
@@ -191,7 +185,7 @@ class PahoLink:
             async with asyncio.timeout(_CONNACK_S):
                 return await self._connack
         except TimeoutError as error:
-            raise self._unreachable("no CONNACK from it") from error
+            raise unusable(self._address, "no CONNACK from it") from error
         except BaseException:
             self._drop()
             raise
@@ -202,7 +196,7 @@ class PahoLink:
         except ssl.SSLError as error:
             raise tls_refusal(self._address, error) from error
         except OSError as error:
-            raise self._unreachable(error.strerror or str(error)) from error
+            raise unusable(self._address, error.strerror or str(error)) from error
 
     def _prepare(self, client: Client, session: Session, clean: bool) -> None:
         address = self._address
@@ -234,7 +228,7 @@ class PahoLink:
         if self._connack is None or self._connack.done():
             return
         if reason.is_failure:
-            self._connack.set_exception(self._refusal(reason.getName()))
+            self._connack.set_exception(connect_refusal(self._address, reason.getName()))
             return
         told = client.protocol == MQTTProtocolVersion.MQTTv5
         said = getattr(properties, "MaximumPacketSize", _NO_LIMIT if told else _UNTOLD_MAX_PACKET)
@@ -255,32 +249,6 @@ class PahoLink:
             return said
         return min(asked, said) if told else asked
 
-    def _refusal(self, reason: str) -> Exception:
-        where = str(self._address)
-        if reason == _RETRY_AS_311:
-            return _OtherProtocol(
-                BrokerRefused(
-                    "the broker does not speak this version of MQTT",
-                    where=where,
-                    remedy="leave ?protocol= out of its URL, or use a broker with MQTT 3.1.1 or 5",
-                )
-            )
-        if reason in _PASSING:
-            return self._unreachable(f"it answered: {reason}")
-        who = f"user {self._address.username!r}" if self._address.username else "a client without a user name"
-        return BrokerRefused(
-            f"the broker does not let {who} in: {reason}",
-            where=where,
-            remedy="check user name, password, certificate and client id",
-        )
-
-    def _unreachable(self, what: str) -> BrokerUnreachable:
-        return BrokerUnreachable(
-            f"the broker cannot be used: {what}",
-            where=str(self._address),
-            remedy="check that host and port are an MQTT broker's, or start one with `mhfl broker`",
-        )
-
     # ---- paho's callbacks ---------------------------------------------------------------------------------
 
     def _on_disconnect(self, client: paho.Client, _: Any, flags: Any, reason: ReasonCode, *__: Any) -> None:
@@ -289,7 +257,8 @@ class PahoLink:
         if fault is not None:
             why = fault.strerror or str(fault)
         if self._connack is not None and not self._connack.done():
-            self._connack.set_exception(self._closed_early(fault, client.protocol))
+            first = client.protocol == 5 and not self._spoken.known
+            self._connack.set_exception(closed_early(self._address, fault, maybe_too_new=first))
         elif not self._silent:
             self._silent = True
             fatal = None
@@ -302,16 +271,6 @@ class PahoLink:
             self._drop()
             self._events.lost(why, fatal)
 
-    def _closed_early(self, fault: OSError | None, protocol: int) -> Exception:
-        if isinstance(fault, ssl.SSLError):
-            return tls_refusal(self._address, fault)
-        hint = "it closed the connection before it answered"
-        if self._address.tls and not self._address.cert_file:
-            hint += " (does it want a client certificate? ?cert=FILE&key=FILE)"
-        error = self._unreachable(hint)
-        # Some old brokers close instead of saying that they do not know MQTT 5.
-        return _OtherProtocol(error) if protocol == 5 and not self._spoken.known else error
-
     def _on_publish(self, topic: str, payload: bytes | memoryview, qos: int, retained: bool, packet_id: int) -> None:
         if not self._silent:
             self._events.received(topic, payload, qos, retained, packet_id)
@@ -319,16 +278,7 @@ class PahoLink:
     def _on_puback(self, packet_id: int, reason: int) -> None:
         if self._silent:
             return
-        problem: TransportError | None = None
-        if reason >= 0x80:
-            name = ReasonCode(PacketTypes.PUBACK, identifier=reason).getName()
-            kind = BrokerRefused if reason == _NOT_AUTHORISED else TransportError
-            problem = kind(
-                f"the broker did not take a message: {name}",
-                where=str(self._address),
-                remedy="see the broker's access list and limits",
-            )
-        self._events.acknowledged(packet_id, problem)
+        self._events.acknowledged(packet_id, publish_problem(self._address, reason))
 
     def _on_subscribe(self, _: Any, __: Any, packet_id: int, reasons: Sequence[ReasonCode], *___: Any) -> None:
         if not self._silent:
