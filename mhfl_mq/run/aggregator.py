@@ -51,12 +51,14 @@ from mhfl_mq.wire.codec import decode, encode
 from mhfl_mq.wire.messages import Close, Head, Message, Offer, Presence, Pull
 from mhfl_mq.wire.topics import Topics, What
 
-__all__ = ["AggregatorHost"]
+__all__ = ["CLIENT_ID", "AggregatorHost"]
 
 log = logging.getLogger(__name__)
 
-CLIENT_ID = "aggregator"
+CLIENT_ID = "_aggregator_"
+"""Begins the client id of an aggregator; no device may be called so (NATS takes no dot in a client id)."""
 REQUESTS_EVERY_S = 1.0
+"""Seconds between two looks for an operator's requests."""
 FAREWELL_S = 3.0
 """Seconds that a process that ends gives its last messages."""
 
@@ -99,6 +101,11 @@ class AggregatorHost:
         self._jobs = Jobs()
         board.watch(self.traffic)
 
+    @property
+    def transfers(self) -> int:
+        """Updates that are coming in and chunks that are going out."""
+        return self._collecting.running + self._sharing.running
+
     def post(self, event: AggregatorEvent) -> None:
         """Hand the machine an event from outside (a rollback, a stop)."""
         self._driver.post(event)
@@ -132,7 +139,7 @@ class AggregatorHost:
 
     def _client_id(self) -> str:
         """Stable over restarts and unlike any device's, also where two federations share a broker."""
-        return f"{CLIENT_ID}.{self._topics.federation}"
+        return f"{CLIENT_ID}{self._topics.federation}"
 
     # ---- what comes in ----
 

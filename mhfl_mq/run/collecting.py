@@ -51,6 +51,11 @@ class Collecting:
         self._uploads: dict[str, _Upload] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def running(self) -> int:
+        """Updates that wait for a place, are being pulled, or are being proven."""
+        return len(self._uploads)
+
     def fetch(self, order: FetchUpdate) -> None:
         """Get this device's update; an order for an older round of the same device is dropped."""
         running = self._uploads.get(order.device)

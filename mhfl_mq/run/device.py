@@ -100,6 +100,11 @@ class DeviceHost:
         self._update: Manifest | None = None
         self._tier = -1
 
+    @property
+    def transfers(self) -> int:
+        """Segments that are coming in and chunks that are going out."""
+        return self._gathering.running + self._holder.running
+
     def stop(self) -> None:
         """Ask the device to end in good order."""
         self._driver.post(StopAsked())

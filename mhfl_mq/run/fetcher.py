@@ -55,6 +55,11 @@ class Fetcher:
         fetch = self._fetches[key] = _Fetch(peer, receiver, done)
         self._perform(key, fetch, receiver.start(now))
 
+    @property
+    def running(self) -> int:
+        """How many blobs are being fetched."""
+        return len(self._fetches)
+
     def fetching(self, peer: str, blob_id: str) -> bool:
         """Whether this blob is being fetched from this peer."""
         return (peer, blob_id[:PREFIX]) in self._fetches

@@ -40,6 +40,11 @@ class Gathering:
         self._current: dict[int, str] = {}  # segment -> blob id of the newest manifest
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def running(self) -> int:
+        """Segments that are being fetched."""
+        return self._fetcher.running
+
     def note(self, note: ManifestNote) -> None:
         """A segment's manifest came: get the segment."""
         manifest = note.manifest

@@ -29,6 +29,11 @@ class Holder:
         self._cast_topics: dict[int, str] = {}
         self._under_way: set[asyncio.Task[None]] = set()
 
+    @property
+    def running(self) -> int:
+        """Chunks that are on their way to the broker, or wait for their turn."""
+        return len(self._under_way) + self._sender.waiting
+
     def hold(self, manifest: Manifest, read: Read) -> None:
         """Answer pulls of this blob from now on; `read(index)` gives a chunk."""
         self._reads[manifest.blob_id] = read

@@ -35,6 +35,11 @@ class Sharing:
         self._announced: dict[int, str] = {}  # segment -> blob id of the retained manifest
         self._cast: set[str] = set()  # blob ids that were broadcast
 
+    @property
+    def running(self) -> int:
+        """Chunks that are on their way to the broker, or wait for their turn."""
+        return self._holder.running
+
     def segments(self, model: str) -> tuple[str, ...]:
         """The blob ids of a shared model's segments."""
         try:
