@@ -1,12 +1,13 @@
 """`mhfl aggregator`: runs the rounds of one federation."""
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from mhfl_mq.cli.options import broker_option, federation_options, policy_file, state_option
-from mhfl_mq.cli.output import say
+from mhfl_mq.cli.signals import stop_in_good_order
 
 __all__ = ["command"]
 
@@ -40,7 +41,6 @@ def command(
     from mhfl_mq.cli.policies import read_installed_policy
     from mhfl_mq.run.clock import SystemClock, seeded_luck
     from mhfl_mq.run.launch import AggregatorSetup, run_aggregator
-    from mhfl_mq.run.signals import stop_on_signals
     from mhfl_mq.run.training import TaskFoundation
     from mhfl_mq.transport.backoff import Backoff
     from mhfl_mq.transport.mqtt import MqttTransport
@@ -56,7 +56,8 @@ def command(
             TaskFoundation(task, data=data, seed=seed),
             clock=SystemClock(),
             luck=luck,
-            started=lambda host: stop_on_signals(host.stop, say),
+            started=lambda host: stop_in_good_order(stack, host.stop),
         )
 
-    click.echo(f"aggregator ended: {asyncio.run(run())}")
+    with ExitStack() as stack:
+        click.echo(f"aggregator ended: {asyncio.run(run())}")

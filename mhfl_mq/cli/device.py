@@ -1,12 +1,13 @@
 """`mhfl device`: takes part in a federation with this machine's data."""
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from mhfl_mq.cli.options import broker_option, federation_options
-from mhfl_mq.cli.output import say
+from mhfl_mq.cli.signals import stop_in_good_order
 
 __all__ = ["command"]
 
@@ -53,7 +54,6 @@ def command(
     """
     from mhfl_mq.run.clock import SystemClock, seeded_luck
     from mhfl_mq.run.launch import DeviceSetup, run_device
-    from mhfl_mq.run.signals import stop_on_signals
     from mhfl_mq.run.training import TaskTrainer
     from mhfl_mq.train.options import Handicap
     from mhfl_mq.transport.backoff import Backoff
@@ -72,7 +72,8 @@ def command(
             trainer,
             clock=SystemClock(),
             luck=luck,
-            started=lambda host: stop_on_signals(host.stop, say),
+            started=lambda host: stop_in_good_order(stack, host.stop),
         )
 
-    click.echo(f"device {device} ended: {asyncio.run(run())}")
+    with ExitStack() as stack:
+        click.echo(f"device {device} ended: {asyncio.run(run())}")

@@ -14,7 +14,7 @@ from mhfl_mq.policy import Policy
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, SavedState, VersionAdded
-from mhfl_mq.run.aggregator import AggregatorHost
+from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
@@ -192,6 +192,8 @@ async def run_device(
     parts: Parts = PARTS,
 ) -> str:
     """Run a device until it is stopped; returns why it ended. `make_trainer` gets a scratch folder on its disk."""
+    if setup.device.startswith(CLIENT_ID):
+        raise ConfigError(f"a device may not be called {setup.device!r}", remedy="that name is an aggregator's")
     topics = Topics(setup.federation, setup.root)
     with DeviceStore(setup.folder, DEVICE_BUDGET, clock.monotonic, parts.files) as store:
         scratch = setup.folder / "scratch"

@@ -9,8 +9,9 @@ update is made of whole numbers that follow from its name and the round, so that
 
 import asyncio
 import itertools
+import signal
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -22,7 +23,6 @@ from mhfl_mq.run.clock import SystemClock, seeded_luck
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
 from mhfl_mq.run.ports import TrainResult
-from mhfl_mq.run.signals import stop_on_signals
 from mhfl_mq.segments import Axis, Layout, Parameter
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.transport.backoff import Backoff
@@ -124,6 +124,12 @@ def _transport(url: str) -> MqttTransport:
     return MqttTransport(url, backoff=Backoff(seeded_luck().random, first_s=0.2, cap_s=2.0))
 
 
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(one, stop)
+
+
 @click.group()
 def main() -> None:
     """Light federations, for benchmarks and tests."""
@@ -153,7 +159,7 @@ def aggregator(
             LightFoundation(sizes),
             clock=SystemClock(),
             luck=seeded_luck(),
-            started=lambda host: stop_on_signals(host.stop),
+            started=lambda host: _stop_on_signals(host.stop),
         )
 
     click.echo(asyncio.run(run()))
@@ -187,7 +193,7 @@ def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train
             for host in hosts:
                 host.stop()
 
-        stop_on_signals(stop)
+        _stop_on_signals(stop)
         async with asyncio.TaskGroup() as group:
             for number in range(first, first + count):
                 group.create_task(one(number))
