@@ -63,6 +63,7 @@ class Child:
     async def ask(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Send a request and wait for its reply; raises `TrainingFailed` when the child dies or talks nonsense."""
         number, self._next = self._next, self._next + 1
+        self._lines.clear()  # an obituary quotes what was said in this job
         try:
             self._requests.write(to_frame({"id": number, "job": job, "arguments": arguments}))
             await self._requests.drain()
@@ -121,7 +122,8 @@ class Child:
                 continue
             if not line:
                 return
-            text = line.decode("utf-8", "replace").rstrip()
+            words = line.decode("utf-8", "replace").rstrip()
+            text = "".join(mark if mark.isprintable() or mark == "\t" else "?" for mark in words)
             self._lines.append(text)
             if self._log is not None:
                 self._log(text)
