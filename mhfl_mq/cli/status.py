@@ -13,6 +13,7 @@ from mhfl_mq.cli.output import print_json, print_table
 from mhfl_mq.errors import StoreError
 from mhfl_mq.run.rules import tier_metrics
 from mhfl_mq.run.status import read_board
+from mhfl_mq.segments import Layout
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.view import MODELS, View, open_view
 
@@ -53,14 +54,14 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
         head = view.restore().head
         if head is None:
             raise StoreError("there is no model yet", where=str(state), remedy="start the aggregator first")
-        layout = Models(state / MODELS).open(head.model).layout
-        names = [tier["name"] for tier in layout["tiers"]]
+        layout = Layout.from_document(Models(state / MODELS).open(head.model).layout)
+        names = [tier.name for tier in layout.tiers]
         return {
             "running": _running(board),
             "state": board.get("state", "unknown"),
             "round": board.get("round"),
             "head": {"version": head.version, "model": head.model, "origin": head.origin},
-            "tiers": _tiers(view, names, tier_metrics(head.metrics), board.get("lengths", [])),
+            "tiers": _tiers(view, names, tier_metrics(head.metrics), layout.lengths),
             "devices": _devices(view, names, set(board.get("present", []))),
             "rounds": _rounds(view, last),
             "participation": _participation(view),
@@ -78,11 +79,11 @@ def _running(board: dict[str, Any]) -> bool:
     return age.total_seconds() < STALE_S
 
 
-def _tiers(view: View, names: list[str], metrics: dict[str, float], lengths: list[int]) -> dict[str, Any]:
+def _tiers(view: View, names: list[str], metrics: dict[str, float], lengths: tuple[int, ...]) -> dict[str, Any]:
     held = Counter(device.tier for device in view.devices())
     return {
         name: {
-            "parameters": lengths[k] if k < len(lengths) else None,
+            "parameters": lengths[k],
             "devices": held[k],
             "accuracy": metrics.get(name),
         }
