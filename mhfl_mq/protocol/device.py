@@ -117,7 +117,7 @@ class DeviceMachine:
 
     @property
     def installed(self) -> int | None:
-        """The version that it runs, once it installed one in this life."""
+        """The version that it runs, as far as it installed one in this life."""
         return self._following.installed
 
     def handle(self, event: DeviceEvent) -> list[DeviceEffect]:

@@ -30,7 +30,6 @@ class Following:
         self.head = head
         if before is not None and (head.version, head.segments) == (before.version, before.segments):
             return []  # the aggregator restarted and said it again
-        self.installed = None
         self._pauses.reset()
         return self.install()
 

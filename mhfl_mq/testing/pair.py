@@ -114,10 +114,10 @@ class Everybody:
 class Disk:
     """The aggregator's durable state, with the rules that the real store keeps."""
 
-    def __init__(self, head: VersionAdded | None = None) -> None:
+    def __init__(self) -> None:
         first = VersionAdded(0, None, digest("model 0"), LAYOUT, "initial", None, {}, "")
         self.epoch = 0
-        self.versions = [first if head is None else head]
+        self.versions = [first]
         self.devices: dict[str, DeviceSaved] = {}
         self.rounds: dict[int, RoundOpened] = {}
         self.counted: dict[tuple[int, str], UpdateCounted] = {}
@@ -226,6 +226,7 @@ class Pair:
         self.rules = example_rules() if rules is None else rules
         self.decider = Everybody() if decider is None else decider
         self.luck = Random(seed)
+        self.first_epoch = 1
         self.now = 0.0
         self.disk = Disk()
         self.queue: deque[tuple[str, ev.AggregatorEvent | ev.DeviceEvent]] = deque()
@@ -251,7 +252,7 @@ class Pair:
         """A new life from the disk; its birth reaches who is connected, retained presences reach it."""
         self.side = _Side()
         self.sums = {}
-        self.machine = FederationMachine(self.rules, self.decider, self.disk.restore())
+        self.machine = FederationMachine(self.rules, self.decider, self.disk.restore(), first_epoch=self.first_epoch)
         self._srv = Presence(self.machine.epoch, True, "aggregator")
         self.queue.append((AGGREGATOR, ev.Started()))
         for name, device in self.devices.items():

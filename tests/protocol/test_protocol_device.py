@@ -351,6 +351,7 @@ def test_while_the_aggregator_is_gone_things_are_said_rarely() -> None:
     machine = connected()
     assert after(machine, Presence(4, False, "a")) == [SetTimer(Timer.HELLO, 600.0)]
     assert after(machine, TimerFired(Timer.HELLO))[-1] == SetTimer(Timer.HELLO, 600.0)
+    assert after(machine, Connected(2, 0))[-1] == SetTimer(Timer.HELLO, 2.0)
     machine = connected(SavedDevice())
     after(machine, SURVEY, Probed(ABLE))
     assert after(machine, Presence(4, False, "a")) == [SetTimer(Timer.CAPABILITY, 600.0)]
@@ -649,6 +650,7 @@ def test_a_head_is_installed_once_and_a_newer_one_replaces_it() -> None:
     assert machine.installed == 3
     rollback = replace(HEAD, epoch=5, version=4)
     assert after(machine, rollback)[-1] == Install(rollback)
+    assert machine.installed == 3
     assert after(machine, HEAD) == []
     assert machine.head == rollback
 
