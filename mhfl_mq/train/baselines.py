@@ -64,7 +64,7 @@ def run_baseline(kind: str, setting: Setting, *, clock: Callable[[], float] = ti
             largest = [one for one in own if one[0] == top]
             if not largest:
                 raise LocalMisuse("no device carries the largest tier", where=kind)
-            tiers = _federated(setting, largest)
+            tiers = {top: _federated(setting, largest)[top]}  # nobody deploys its smaller prefixes
             result = tiers[top]
         case "local-only":
             tiers, result = _alone(setting, own)

@@ -52,7 +52,7 @@ def by_hand(setting: Setting, tiers_of: Sequence[int | None]) -> list[dict[str, 
     ("kind", "tiers_of", "shown"),
     [
         ("smallest-on-all", (0, 0, 0), ("small",)),
-        ("exclusive-largest", (None, None, 2), ("small", "middle", "large")),
+        ("exclusive-largest", (None, None, 2), ("large",)),
         ("same-tiers", (0, 1, 2), ("small", "middle", "large")),
     ],
 )
