@@ -20,6 +20,7 @@ from mhfl_mq.store.view import MODELS, View, open_view
 __all__ = ["command", "snapshot"]
 
 LAST_ROUNDS = 10
+WHY_LETTERS = 60
 STALE_S = 5.0
 """A board older than this is a stopped aggregator's: it writes one every second."""
 
@@ -147,7 +148,14 @@ def show(facts: dict[str, Any]) -> None:
         "\ndevices",
         ["device", "here", "tier", "rounds", "examples", "why this tier"],
         [
-            [one["device"], "yes" if one["present"] else "no", one["tier"], one["rounds"], one["examples"], one["why"]]
+            [
+                one["device"],
+                "yes" if one["present"] else "no",
+                one["tier"],
+                one["rounds"],
+                one["examples"],
+                _short(one["why"]),
+            ]
             for one in facts["devices"]
         ],
     )
@@ -169,3 +177,12 @@ def show(facts: dict[str, Any]) -> None:
     if facts["bytes"]:
         moved = ", ".join(f"{name} {value:,}" for name, value in facts["bytes"].items())
         click.echo(f"\nbytes: {moved}")
+
+
+def _short(text: str) -> str:
+    """Enough of a reason for a table; `--json` has all of it."""
+    return text if len(text) <= WHY_LETTERS else text[: WHY_LETTERS - 1] + "…"
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
