@@ -28,7 +28,7 @@ from mhfl_mq.wire.messages import ProbeResult, TierSpec
 __all__ = ["IDLE_S", "Worker"]
 
 IDLE_S: Final = 60.0
-"""Seconds without a job after which the child is stopped: torch holds about 200 MB that a device may need."""
+"""Seconds without a job after which the child is stopped: torch holds 200 to 350 MB that a device may need."""
 PROBE_S: Final = 120.0
 """Seconds that one tier's probe may take, loading of torch included; a tier that is slower does not run here."""
 

@@ -8,7 +8,7 @@ Memory is measured in two ways, and the larger is reported:
   before the tier was built. Sees everything, but only to about +-16 MiB: the allocator keeps pages of earlier work and
   libraries touch pages of their own. So growth below `RESIDENT_NOISE` is not believed. Linux only.
 
-Neither holds the fixed cost of the interpreter with torch (about 200 MB), which is the same for every tier.
+Neither holds the fixed cost of the interpreter with torch (200 to 350 MB), which is the same for every tier.
 """
 
 import contextlib
