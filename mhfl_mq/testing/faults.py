@@ -25,7 +25,7 @@ BULK: Final = ("/c", "/chunk")
 class FaultPlan:
     """How much goes wrong. A mean of 0 seconds: never."""
 
-    until_s: float = 300.0
+    until_s: float = 180.0
     duplicate: float = 0.03
     delay: float = 0.05  # of packets that take up to `delay_s` longer, and all behind them
     delay_s: float = 3.0
@@ -34,11 +34,11 @@ class FaultPlan:
     cut: float = 0.001
     fail: float = 0.02  # of trainings that end without a result
     slow: float = 0.1  # of trainings that take ten times as long
-    crash_device_s: float = 60.0
-    crash_aggregator_s: float = 60.0
-    sever_s: float = 80.0  # a link is killed, now and then with its session
-    broker_s: float = 150.0
-    clog_s: float = 200.0  # links stop one by one and are freed in another order
+    crash_device_s: float = 40.0
+    crash_aggregator_s: float = 40.0
+    sever_s: float = 50.0  # a link is killed, now and then with its session
+    broker_s: float = 100.0
+    clog_s: float = 120.0  # links stop one by one and are freed in another order
     full_disk_s: float = 0.0
     rollback_s: float = 0.0
     malice_s: float = 0.0
@@ -64,7 +64,7 @@ PLANS: Final[Mapping[str, FaultPlan]] = MappingProxyType(
             clog_s=0,
             gate_no=0,
         ),
-        "mixed": FaultPlan(full_disk_s=300, rollback_s=400, malice_s=60, flood=40),
+        "mixed": FaultPlan(full_disk_s=200, rollback_s=200, malice_s=40, flood=40),
         "crashes": FaultPlan(
             duplicate=0.01,
             delay=0.02,

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from mhfl_mq.protocol.events import RollbackAsked
 from mhfl_mq.protocol.states import FederationState, Standing
+from mhfl_mq.run.aggregator import CLIENT_ID
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, Parts, run_aggregator, run_device
 from mhfl_mq.store.view import BLOBS
 from mhfl_mq.testing.faults import PLANS, Blow, FaultPlan, Network, Strike, timetable
@@ -302,7 +303,7 @@ class Simulation(Stage):
         return next(str(entry.facts["model"]) for entry in self.truth.entries if entry.kind == "model.initial")
 
     def _client(self, node: Node) -> str:
-        return f"aggregator.{FEDERATION}" if node is self.aggregator else node.name
+        return f"{CLIENT_ID}{FEDERATION}" if node is self.aggregator else node.name
 
     # ---- after the faults ----
 
