@@ -46,7 +46,7 @@ from mhfl_mq.protocol.events import (
 from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.states import Standing, WorkState
 from mhfl_mq.protocol.work import StageRules
-from mhfl_mq.testing.pair import LAYOUT, digest, example_rules, manifest_of
+from mhfl_mq.testing.machines import LAYOUT, digest, example_rules, manifest_of
 from mhfl_mq.wire.messages import (
     Accept,
     Assign,

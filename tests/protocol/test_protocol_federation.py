@@ -51,7 +51,7 @@ from mhfl_mq.protocol.records import (
 )
 from mhfl_mq.protocol.rules import Rules
 from mhfl_mq.protocol.states import FederationState
-from mhfl_mq.testing.pair import LAYOUT, Everybody, digest, example_rules, manifest_of
+from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules, manifest_of
 from mhfl_mq.wire.messages import (
     Accept,
     Assign,

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from mhfl_mq.protocol.states import FederationState
-from mhfl_mq.testing.pair import AGGREGATOR, Everybody, Pair
+from mhfl_mq.testing.machines import Everybody
+from mhfl_mq.testing.pair import AGGREGATOR, Pair
 
 
 def quiet_life() -> Pair:

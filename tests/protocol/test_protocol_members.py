@@ -11,7 +11,7 @@ from mhfl_mq.protocol.members import Link, Members
 from mhfl_mq.protocol.pauses import Once
 from mhfl_mq.protocol.records import DeviceSaved, Entry
 from mhfl_mq.protocol.words import TEXT_LIMIT, plain
-from mhfl_mq.testing.pair import LAYOUT, Everybody, digest, example_rules
+from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules
 from mhfl_mq.wire.codec import decode, encode
 from mhfl_mq.wire.messages import Assign, Capability, Hello, Presence, ProbeResult, Refuse, Survey
 

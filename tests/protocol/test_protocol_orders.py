@@ -12,7 +12,8 @@ from mhfl_mq.protocol.effects import FetchUpdate
 from mhfl_mq.protocol.events import Connected, Disconnected, Heard, RollbackAsked, Started, UpdateBad, UpdateStored
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.states import RoundState, WorkState
-from mhfl_mq.testing.pair import AGGREGATOR, Everybody, Pair
+from mhfl_mq.testing.machines import Everybody
+from mhfl_mq.testing.pair import AGGREGATOR, Pair
 
 DEVICES = ("ada", "bob", "cyd")
 EVERYBODY = st.sampled_from((AGGREGATOR, *DEVICES))

@@ -7,7 +7,8 @@ import pytest
 from mhfl_mq.protocol.effects import AggregatorEffect, DeviceEffect, Merge, Probe, SavedDevice, Train
 from mhfl_mq.protocol.events import MergeFailed, Probed, RollbackAsked, StopAsked, Trained, TrainFailed
 from mhfl_mq.protocol.states import FederationState, Standing, WorkState
-from mhfl_mq.testing.pair import AGGREGATOR, LAYOUT, Disk, Everybody, Pair, digest, example_rules, manifest_of
+from mhfl_mq.testing.machines import LAYOUT, Disk, Everybody, digest, example_rules, manifest_of
+from mhfl_mq.testing.pair import AGGREGATOR, Pair
 from mhfl_mq.wire.messages import Capability, ProbeResult
 
 

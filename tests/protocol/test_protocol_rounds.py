@@ -20,7 +20,7 @@ from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, RoundOpened, Upda
 from mhfl_mq.protocol.rounds import Round
 from mhfl_mq.protocol.rules import Rules
 from mhfl_mq.protocol.states import RoundState
-from mhfl_mq.testing.pair import Disk, Everybody, digest, example_rules, manifest_of
+from mhfl_mq.testing.machines import Disk, Everybody, digest, example_rules, manifest_of
 from mhfl_mq.wire.messages import Decline, Offer, Receipt, UpdateReady, Verdict, Withdraw
 
 COHORT = (("ada", 1), ("bob", 1), ("cyd", 0))
