@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from mhfl_mq.cli.options import broker_option, federation_options
+from mhfl_mq.cli.options import broker_option, device_argument, federation_options
 from mhfl_mq.cli.signals import stop_in_good_order
 
 __all__ = ["command"]
 
 
 @click.command("device")
-@click.argument("device")
+@device_argument
 @broker_option
 @federation_options
 @click.option(

@@ -6,11 +6,13 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.shipped import shipped
 
 __all__ = [
     "DEFAULT_STATE",
     "broker_option",
+    "device_argument",
     "federation_options",
     "json_option",
     "policy_file",
@@ -40,12 +42,68 @@ state_option = click.option(
 )
 
 
+def _task(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The name, or the nearest one: a wrong name is told at once, and not in the first round. Loads no torch."""
+    from mhfl_mq.train.task import check_name
+
+    check_name(value)
+    return value
+
+
+def _root(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    from mhfl_mq.wire.topics import Topics
+
+    return _checked(value, lambda: Topics("any", value))
+
+
+def _federation(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    from mhfl_mq.wire.topics import check_id
+
+    return _checked(value, lambda: check_id(value, "--federation"))
+
+
+def _device(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    from mhfl_mq.wire.topics import check_id
+
+    return _checked(value, lambda: check_id(value, "DEVICE"))
+
+
+def _checked(value: str, check: Callable[[], object]) -> str:
+    """The value, if it can be a part of a topic: a person wrote it, so it is no bug when it cannot."""
+    try:
+        check()
+    except LocalMisuse as error:
+        raise ConfigError(error.what, where=error.where, remedy=error.remedy) from None
+    return value
+
+
+device_argument = click.argument("device", callback=_device)
+
+
 def federation_options(command: CommandT) -> CommandT:
     """Which federation, and which task."""
     for option in (
-        click.option("--task", default="wind", show_default=True, help="Installed task, or package.module:ATTRIBUTE."),
-        click.option("--root", default="mhfl", show_default=True, help="Root of the topic tree, one or two levels."),
-        click.option("--federation", default="federation", show_default=True, help="Name of the federation."),
+        click.option(
+            "--task",
+            default="wind",
+            show_default=True,
+            callback=_task,
+            help="Installed task, or package.module:ATTRIBUTE.",
+        ),
+        click.option(
+            "--root",
+            default="mhfl",
+            show_default=True,
+            callback=_root,
+            help="Root of the topic tree, one or two levels.",
+        ),
+        click.option(
+            "--federation",
+            default="federation",
+            show_default=True,
+            callback=_federation,
+            help="Name of the federation.",
+        ),
     ):
         command = option(command)
     return command

@@ -1,7 +1,7 @@
 """Puts an aggregator or a device together from a policy, a folder, a broker and what learns; and runs it."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import mhfl_mq
 from mhfl_mq.errors import ConfigError
-from mhfl_mq.policy import Policy
+from mhfl_mq.policy import Policy, Tier
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, SavedState, VersionAdded
@@ -22,6 +22,7 @@ from mhfl_mq.run.ports import Trainer
 from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
 from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
+from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.device import DeviceStore
 from mhfl_mq.store.files import Files
@@ -142,11 +143,10 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
     saved = store.restore()
     if saved.head is not None:
         layout = Layout.from_document(models.open(saved.head.model).layout)
-        held = [(tier.name, tier.width, tier.depth) for tier in layout.tiers]
-        wanted = [(tier.name, tier.width, tier.depth) for tier in policy.tiers]
+        held, wanted = _shapes(layout.tiers), _shapes(policy.tiers)
         if held != wanted:
             raise ConfigError(
-                f"the policy's tiers {wanted} are not those of the model here, {held}",
+                f"the policy's tiers ({wanted}) are not those of the model here ({held})",
                 where=str(store.folder),
                 remedy="use the policy that this folder was started with, or a new state folder",
             )
@@ -162,6 +162,13 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
     facts: dict[str, Fact] = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
+
+
+def _shapes(tiers: Iterable[Tier | LayoutTier]) -> str:
+    """Names, widths and blocks of tiers, for people."""
+    return ", ".join(
+        f"{tier.name} {tier.width!r}" + (f" of {tier.depth} blocks" if tier.depth else "") for tier in tiers
+    )
 
 
 def _upload_budget(policy: Policy) -> int:

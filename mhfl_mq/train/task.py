@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mhfl_mq.train.derive import TierShape
 
-__all__ = ["GROUP", "Examples", "Task", "accuracy", "cross_entropy", "load_task", "task_names"]
+__all__ = ["GROUP", "Examples", "Task", "accuracy", "check_name", "cross_entropy", "load_task", "task_names"]
 
 GROUP: Final = "mhfl_mq.tasks"
 """The entry-point group in which an installed package offers a task by a short name."""
@@ -91,19 +91,25 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
 
 
+def check_name(name: str) -> None:
+    """Raise `TaskError`, with the nearest name, when this can name no task here; imports neither task nor torch."""
+    _place(name)
+
+
 def load_task(name: str) -> Task:
     """The task of a short name (entry point) or of `module:attribute`; raises `TaskError` with what to do.
 
     Runs the task's own code, and torch's: call it in the training child only.
     """
-    found = [entry for entry in entry_points(group=GROUP) if entry.name == name]
-    if found:
-        place = found[0].value
-    elif _PLACE.fullmatch(name):
-        place = name
-    else:
+    return _checked(_attribute(_place(name), name), name)
+
+
+def _place(name: str) -> str:
+    """The `module:attribute` that a name stands for."""
+    found = [entry.value for entry in entry_points(group=GROUP) if entry.name == name]
+    if not found and not _PLACE.fullmatch(name):
         raise TaskError(f"there is no task {name!r}", remedy=_suggest(name))
-    return _checked(_attribute(place, name), name)
+    return found[0] if found else name
 
 
 def _suggest(name: str) -> str:

@@ -12,6 +12,8 @@ import pytest
 
 from mhfl_mq.store.view import open_view
 from mhfl_mq.testing.brokers import found_brokers
+from mhfl_mq.testing.plant import Plant
+from mhfl_mq.testing.processes import Processes
 from mhfl_mq.transport.embedded import EmbeddedBroker
 
 LENGTHS = (300, 20_000)  # the first tier travels inside a frame, the second in chunks
@@ -125,3 +127,23 @@ def federation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Light
                 if process.poll() is None:
                     process.kill()
                     process.wait()
+
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Commands as processes; none is left at the end, not even one that a command started and forgot."""
+    started = Processes(tmp_path)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.fixture
+def plant(processes: Processes) -> Iterator[Plant]:
+    """The real command line over the broker that a newcomer gets, with arithmetic in the place of training."""
+    with EmbeddedBroker.start(processes.folder / "broker") as broker:
+        yield Plant(processes, broker, HERE / "light_mhfl.py", HERE / "light.yaml")
