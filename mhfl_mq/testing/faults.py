@@ -17,7 +17,7 @@ __all__ = ["PLANS", "Blow", "FaultPlan", "Network", "Strike", "timetable"]
 
 LATENCY_S: Final = (0.001, 0.02)
 """A plant's network when nothing is wrong: from a switch to a busy Wi-Fi."""
-BULK: Final = ("/c", "/chunk")
+CHUNKS: Final = ("/c", "/chunk")
 """How topics of chunks end: any bit of those may flip, because each chunk is proven by its digest."""
 
 
@@ -36,6 +36,7 @@ class FaultPlan:
     slow: float = 0.1  # of trainings that take ten times as long
     crash_device_s: float = 40.0
     crash_aggregator_s: float = 40.0
+    wipe_s: float = 0.0  # a device comes back with an empty folder
     sever_s: float = 50.0  # a link is killed, now and then with its session
     broker_s: float = 100.0
     clog_s: float = 120.0  # links stop one by one and are freed in another order
@@ -64,7 +65,7 @@ PLANS: Final[Mapping[str, FaultPlan]] = MappingProxyType(
             clog_s=0,
             gate_no=0,
         ),
-        "mixed": FaultPlan(full_disk_s=200, rollback_s=200, malice_s=40, flood=40),
+        "mixed": FaultPlan(full_disk_s=200, rollback_s=200, malice_s=40, flood=40, wipe_s=150),
         "crashes": FaultPlan(
             duplicate=0.01,
             delay=0.02,
@@ -104,6 +105,7 @@ class Blow(Enum):
     CRASH_AT_WRITE = "crash at write"  # in its nth write to the disk from now
     CRASH_IN_MERGE = "crash in merge"  # while the aggregator merges next
     FULL_DISK = "full disk"  # its nth write from now finds no room
+    WIPE = "wipe"  # the node dies, and its folder is lost
     SEVER = "sever"  # its connection breaks
     BROKER = "broker"  # the broker dies and returns
     CLOG = "clog"  # nothing gets through for a while
@@ -149,6 +151,9 @@ def timetable(plan: FaultPlan, luck: random.Random, aggregator: str, devices: Se
     everybody = [aggregator, *devices]
     often(plan.crash_device_s, lambda at: crash(at, luck.choice(list(devices))))
     often(plan.crash_aggregator_s, lambda at: crash(at, aggregator))
+    often(
+        plan.wipe_s, lambda at: strikes.append(Strike(at, Blow.WIPE, luck.choice(list(devices)), luck.uniform(0.1, 5)))
+    )
     often(plan.sever_s, lambda at: strikes.append(Strike(at, Blow.SEVER, luck.choice(everybody))))
     often(
         plan.broker_s,
@@ -202,6 +207,8 @@ class Network:
             return Fate(delay_s=delay, cut=True)
         if hop.kind is not Kind.PUBLISH:
             return Fate(delay_s=delay)
+        if hop.topic.endswith(CHUNKS):
+            self.note(f"chunk {hop.topic.rpartition('/')[2]} {hop.topic.split('/')[-2]}")
         if hop.qos == 0 and luck.random() < plan.lose:
             self.note("packet.lost")
             return Fate(delay_s=delay, lost=True)
@@ -218,7 +225,7 @@ class Network:
 
 def _damaged(hop: Hop, luck: random.Random) -> bytes:
     """Chunks: one bit flips. Other messages are cut short, as no flipped bit may make another valid message."""
-    if hop.topic.endswith(BULK):
+    if hop.topic.endswith(CHUNKS):
         at = luck.randrange(len(hop.payload))
         flipped = hop.payload[at] ^ (1 << luck.randrange(8))
         return hop.payload[:at] + bytes([flipped]) + hop.payload[at + 1 :]

@@ -80,8 +80,8 @@ class Truth:
         self.head: VersionAdded | None = None
         self.tiers: dict[str, int | None] = {}  # what each device was durably assigned
         self.entries: list[Entry] = []
+        self.note = note
         self._folder = folder
-        self._note = note
         self._trained: dict[tuple[int, str, str], Trained] = {}  # round, device, SHA-256 of the update
         self._files: dict[str, Vector] = {}  # model digest -> full model
 
@@ -113,6 +113,8 @@ class Truth:
     def durable(self, changes: Sequence[Change], entries: Sequence[Entry]) -> None:
         """A batch was committed, whatever became of the process then."""
         self.entries += entries
+        for entry in entries:
+            self.note(f"ledger.{entry.kind}")
         for change in changes:
             match change:
                 case EpochStarted(epoch):
@@ -152,13 +154,17 @@ class Truth:
         require(real.base == one.opened.base, f"{where}: trained from {real.base}, the round's base is other")
         require(real.weight == counted.weight, f"{where} with weight {counted.weight} instead of {real.weight}")
         one.counted[device] = real
+        if any(np.array_equal(real.delta, other.delta) for name, other in one.counted.items() if name != device):
+            self.note("update.twin")
 
     def _closed(self, closed: RoundClosed) -> None:
         one = self.rounds.get(closed.round)
         require(one is not None and one.closed is None, f"round {closed.round} is closed, and it is not open")
         assert one is not None
         one.closed = closed
-        self._note(f"round.{closed.outcome}")
+        self.note(f"round.{closed.outcome}")
+        if closed.outcome == "aborted":
+            self.note(f"aborted.{' '.join(closed.reason.partition(':')[0].split()[:4])}")
         if closed.outcome == "committed":
             few = f"round {closed.round} commits {len(one.counted)} of {one.opened.needed} needed"
             require(len(one.counted) >= one.opened.needed, few)
@@ -193,7 +199,7 @@ class Truth:
                 mean = np.asarray(total) / sum(each.weight for each in holders)
                 expected[start:stop] = mean + base[start:stop]
             else:
-                self._note("segment.untouched")
+                self.note("segment.untouched")
         wrong = np.flatnonzero(expected != flat)
         if wrong.size:
             at = int(wrong[0])
@@ -241,7 +247,7 @@ class AggregatorWatch:
 
     def __init__(self, truth: Truth, note: Callable[[str], None]) -> None:
         self._truth = truth
-        self._note = note
+        self.note = note
         self._acked = False
 
     def event(self) -> None:
@@ -266,9 +272,9 @@ class AggregatorWatch:
                 one = truth.rounds.get(number)
                 durable = one is not None and device in one.counted
                 require(durable, f"{device} gets a receipt for round {number} before its update is durable")
-                self._note("receipt.counted")
+                self.note("receipt.counted")
             case Tell(_, Receipt(_, verdict)):
-                self._note(f"receipt.{verdict}")
+                self.note(f"receipt.{verdict}")
             case Tell(device, Assign(_, tier)):
                 require(truth.tiers.get(device) == tier, f"{device} is told tier {tier}, which is not durable")
             case Announce(Head() as head):

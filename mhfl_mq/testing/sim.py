@@ -250,7 +250,13 @@ class Simulation(Stage):
             case Blow.ROLLBACK:
                 self._roll_back()
             case Blow.MALICE:
-                lie = Mallory(self._topics, TASK, self.truth.layout.digest, self._luck(f"malice {strike.at}"))
+                lie = Mallory(
+                    self._topics,
+                    TASK,
+                    self.truth.layout.digest,
+                    self.devices[0].name,
+                    self._luck(f"malice {strike.at}"),
+                )
                 transport = MemoryTransport(self.broker)
                 self._loop.create_task(lie.strike(transport, self.aggregator, strike.nth), name="mallory")
                 self.note("malice")
@@ -266,6 +272,9 @@ class Simulation(Stage):
         match strike.blow:
             case Blow.CRASH:
                 self._note_moment(node)
+                node.kill(strike.lasts_s)
+            case Blow.WIPE:
+                node.wiped = True
                 node.kill(strike.lasts_s)
             case Blow.CRASH_AT_EFFECT:
                 life.effects_left = strike.nth

@@ -1,4 +1,5 @@
-"""A malicious client of the broker: it may publish as device `mallory`, and says whatever comes to its mind."""
+"""A malicious client of the broker: it publishes as device `mallory`, which nobody invited, and in the name of an
+invited one (`mask`), and says whatever comes to its mind."""
 
 import asyncio
 import random
@@ -34,10 +35,11 @@ PATIENCE_S: Final = 5.0
 class Mallory:
     """One client that breaks rules."""
 
-    def __init__(self, topics: Topics, task: str, layout: str, luck: random.Random) -> None:
+    def __init__(self, topics: Topics, task: str, layout: str, mask: str, luck: random.Random) -> None:
         self._topics = topics
         self._task = task
         self._layout = layout
+        self._mask = mask
         self._luck = luck
 
     async def strike(self, transport: Transport, aggregator: AggregatorNode, flood: int) -> None:
@@ -59,7 +61,9 @@ class Mallory:
 
     def _lie(self, aggregator: AggregatorNode) -> tuple[str, bytes]:
         luck, topics = self._luck, self._topics
-        kind = luck.randrange(5)
+        kind = luck.randrange(6)
+        if kind == 5:
+            return topics.event(self._mask), encode(self._bad_update(aggregator))
         if kind == 0:  # garbage, of any size
             where = luck.choice((topics.event, topics.pull, topics.upload, topics.status))(MALLORY)
             return where, luck.randbytes(luck.choice((0, 1, 20, 300, 9000, 70_000, 200_000)))
@@ -71,6 +75,20 @@ class Mallory:
             start = luck.randrange(5000)
             return topics.pull(MALLORY), encode(Pull(blob_id, ((start, start + luck.randint(0, 9)),)))
         return topics.event(MALLORY), encode(self._message(aggregator))
+
+    def _bad_update(self, aggregator: AggregatorNode) -> UpdateReady:
+        """In the name of an invited device: what its announcement alone shows to be wrong."""
+        luck, machine = self._luck, aggregator.machine
+        number, base = (1, 0) if machine is None else (machine.last_round, machine.head.version)
+        blob = bytes(160)  # a smallest tier's update, all zeros
+        manifest = build_manifest(blob, 64)
+        wrong = luck.randrange(4)
+        if wrong == 0:
+            return UpdateReady(number, base - 1 if base else 1, 1.0, manifest, inline=blob)
+        if wrong == 1:
+            return UpdateReady(number, base, luck.choice((0.0, 1e300)), manifest, inline=blob)
+        size = luck.choice((0, 4, 156, 164, 8192))
+        return UpdateReady(number, base, 1.0, build_manifest(bytes(size), 64))
 
     def _message(self, aggregator: AggregatorNode) -> Message:
         luck, machine = self._luck, aggregator.machine

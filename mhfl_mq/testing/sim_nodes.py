@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.effects import AggregatorEffect, DeviceEffect, Merge
 from mhfl_mq.protocol.events import AggregatorEvent, DeviceEvent
 from mhfl_mq.protocol.federation import FederationMachine
-from mhfl_mq.protocol.records import Change, Entry
+from mhfl_mq.protocol.records import Change, Entry, SavedState
 from mhfl_mq.run.aggregator import AggregatorHost
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.launch import Parts
@@ -75,6 +76,7 @@ class Node:
         self.folder = stage.folder / name
         self.folder.mkdir()
         self.life: Life | None = None
+        self.wiped = False  # its folder is lost before its next life
         self.returns_at = 0.0  # not before this instant
         self.lives = 0
         self.host: AggregatorHost | DeviceHost | None = None
@@ -89,6 +91,8 @@ class Node:
         """Keep the process running, until it is stopped in good order."""
         loop = asyncio.get_running_loop()
         while not self._stopping:
+            if self.wiped:
+                self._wipe()
             self.lives += 1
             life = self.life = Life(self.name, self._ended_badly)
             self.stage.trace(self.name, f"starts, life {self.lives}")
@@ -115,6 +119,11 @@ class Node:
         self._stopping = True
         if self.host is not None and self.up:
             self.host.stop()
+
+    def _wipe(self) -> None:
+        self.wiped = False
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
 
     async def _live(self, life: Life) -> None:
         raise NotImplementedError
@@ -174,6 +183,9 @@ class AggregatorNode(Node):
                 asyncio.get_running_loop().call_later(0.05, node._dies_merging, life, away)
 
         self.machine = Machine(*args, **options)
+        saved: SavedState = args[2]
+        if saved.open_round is not None:
+            stage.note(f"resume.round with{'' if saved.open_round.counted else 'out'} counted updates")
         return self.machine
 
     def _dies_merging(self, life: Life, away_s: float) -> None:
@@ -211,8 +223,15 @@ class DeviceNode(Node):
             watch.effect(effect)
 
         self.machine = Machine(*args, **options)
-        watch.starts(self.machine.saved)
+        saved = self.machine.saved
+        watch.starts(saved)
+        if saved.offer is not None:
+            stage.note(f"resume.device {'training' if saved.update is None else 'sending'}")
         return self.machine
+
+    def _wipe(self) -> None:
+        super()._wipe()
+        self.watch = DeviceWatch(self.name)
 
 
 class _WatchedStore(Store):
@@ -222,6 +241,8 @@ class _WatchedStore(Store):
         self._database = Database(life)
         self._truth = truth
         super().__init__(folder, now, files=files, connect=self._database)
+        if self.completed:
+            truth.note("ledger.completed after a crash")
 
     def apply(self, changes: Sequence[Change], entries: Sequence[Entry] = ()) -> Head:
         before = self._database.commits
