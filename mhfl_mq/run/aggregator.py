@@ -32,7 +32,6 @@ from mhfl_mq.protocol.events import (
     StopAsked,
 )
 from mhfl_mq.protocol.federation import FederationMachine
-from mhfl_mq.protocol.records import SavedState
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.collecting import Collecting
 from mhfl_mq.run.driver import Driver
@@ -57,6 +56,8 @@ log = logging.getLogger(__name__)
 
 CLIENT_ID = "_aggregator_"
 """Begins the client id of an aggregator; no device may be called so (NATS takes no dot in a client id)."""
+NOBODY = "?"
+"""Who sends to topics that are none of ours: such a topic is the sender's choice, and may be 64 KiB long."""
 REQUESTS_EVERY_S = 1.0
 """Seconds between two looks for an operator's requests."""
 FAREWELL_S = 3.0
@@ -71,7 +72,6 @@ class AggregatorHost:
         *,
         topics: Topics,
         machine: FederationMachine,
-        saved: SavedState,
         transport: Transport,
         store: Store,
         blobs: Blobs,
@@ -92,7 +92,7 @@ class AggregatorHost:
         self._agent = agent
         self._wanted_chunk = chunk
         self._keepalive_s = keepalive_s
-        self._epoch = saved.epoch + 1
+        self._epoch = machine.epoch
         self._models: dict[int, str] = {}  # version -> model
         self._mailer = Mailer(transport, self.traffic, log.warning)
         self._sharing = Sharing(transport, topics, self._mailer, self.traffic)
@@ -160,7 +160,7 @@ class AggregatorHost:
                 device = place.device
                 self._take(device, place.what, inbound)
             except PeerFault as fault:
-                self.post(Faulted(device or inbound.topic, str(fault), inbound.token))
+                self.post(Faulted(device or NOBODY, str(fault), inbound.token))
 
     def _take(self, device: str, what: What, inbound: Inbound) -> None:
         """Chunks and pulls are the wiring's own; everything else is the machine's."""

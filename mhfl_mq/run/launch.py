@@ -114,11 +114,13 @@ async def run_aggregator(
                 largest_weight=limits.max_weight,
                 largest_value=limits.largest_value,
             )
-            machine = parts.federation(rules, PolicyDecider(policy, layout.lengths, luck), saved)
+            # Seconds of the clock keep epochs growing even over a lost state folder.
+            first_epoch = int(clock.now().timestamp())
+            decider = PolicyDecider(policy, layout.lengths, luck)
+            machine = parts.federation(rules, decider, saved, first_epoch=first_epoch)
             host = AggregatorHost(
                 topics=Topics(setup.federation, setup.root),
                 machine=machine,
-                saved=saved,
                 transport=transport,
                 store=store,
                 blobs=blobs,
