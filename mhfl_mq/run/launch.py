@@ -14,6 +14,7 @@ from mhfl_mq.policy import Policy, Tier
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, SavedState, VersionAdded
+from mhfl_mq.protocol.work import StageRules
 from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.clock import Clock
@@ -34,6 +35,8 @@ from mhfl_mq.wire.topics import DEFAULT_ROOT, Topics
 __all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "Parts", "run_aggregator", "run_device"]
 
 AGENT = f"mhfl-mq {mhfl_mq.__version__}"
+NO_STAGES: Final = StageRules(allowed=frozenset())
+"""An offer that names privacy stages is declined: this release cannot run them, and must not seem to."""
 DEVICE_BUDGET = 4 * 1024**3
 """Bytes that a device may have in half-received segments: the disk says no before that on a small gateway."""
 
@@ -209,7 +212,7 @@ async def run_device(
         scratch.mkdir(exist_ok=True)
         for left in scratch.iterdir():
             left.unlink()
-        machine = parts.device(setup.device, setup.task, AGENT, store.load(), luck)
+        machine = parts.device(setup.device, setup.task, AGENT, store.load(), luck, NO_STAGES)
         host = DeviceHost(
             device=setup.device,
             topics=topics,

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 
+from mhfl_mq.errors import ConfigError
 from mhfl_mq.families import make_algorithm
 from mhfl_mq.families.base import Algorithm
 from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
@@ -14,7 +15,11 @@ __all__ = ["PolicyDecider", "algorithm_of", "rules_of", "tier_metrics"]
 
 
 def algorithm_of(policy: Policy) -> Algorithm:
-    """The policy's algorithm; raises `ConfigError` when it cannot serve the policy's tiers."""
+    """The policy's algorithm; raises `ConfigError` when it cannot serve the policy's tiers, or cannot be run here."""
+    if policy.stages:  # never run without a privacy that the policy asks for
+        names = ", ".join(stage.name for stage in policy.stages)
+        remedy = "leave `stages: []`, and do not run this policy where it needs them"
+        raise ConfigError(f"this release runs no privacy stages yet, the policy names {names}", remedy=remedy)
     algorithm = make_algorithm(policy.algorithm.name, {"weighting": policy.algorithm.weighting})
     algorithm.check_tiers(len(policy.tiers))
     return algorithm
