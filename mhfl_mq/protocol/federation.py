@@ -12,7 +12,6 @@ from mhfl_mq.protocol import entries
 from mhfl_mq.protocol.effects import (
     Ack,
     AggregatorEffect,
-    Alarm,
     Announce,
     Persist,
     Release,
@@ -332,7 +331,8 @@ class FederationMachine:
         self.last_round = heard
         self._skipped += heard - known
         alarm = f"{device} was in round {heard}, this state folder ends at round {known}: rounds go on after {heard}"
-        return [Persist(entries=(entries.rounds_skipped(device, known, heard),)), Alarm(alarm)]
+        noted = self._note(device, "skip", entries.rounds_skipped(device, known, heard))
+        return [*noted, *self._quiet.alarm(alarm)]
 
     def _update_ready(self, device: str, ready: UpdateReady) -> list[AggregatorEffect]:
         if self.round is not None and ready.round == self.round.number:
