@@ -154,9 +154,10 @@ class FederationMachine:
                 return effects + self.round.abort("the policy was changed while the round was open")
             return effects + self.round.resume()
         self._step(FederationStep.START)
-        if self.last_round:  # the last life may have died before it said how the round ended
-            outcome = "committed" if head.round == self.last_round else "aborted"
-            effects.append(Announce(Close(self.last_round, outcome, head.version)))
+        closed = self._saved.last_closed
+        if closed is not None:  # the last life may have died before it said how the round ended
+            version = head.version if closed.version is None else closed.version
+            effects.append(Announce(Close(closed.round, closed.outcome, version)))
         return effects
 
     def _stop(self, reason: str) -> list[AggregatorEffect]:

@@ -127,4 +127,5 @@ class SavedState:
     head: VersionAdded | None = None
     devices: tuple[DeviceSaved, ...] = ()
     open_round: OpenRound | None = None
+    last_closed: RoundClosed | None = None  # how the last round ended, unless it is open
     rounds_counted: Mapping[str, int] = field(default_factory=dict)  # device -> rounds it was counted in

@@ -71,6 +71,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
         open_round=None
         if opened is None
         else OpenRound(_round_opened(connection, opened), updates(connection, opened[0])),
+        last_closed=round_outcome(connection, last_round),
         rounds_counted=dict(counts.fetchall()),
     )
 

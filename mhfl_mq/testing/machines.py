@@ -148,6 +148,7 @@ class Disk:
             head=self.head,
             devices=tuple(self.devices.values()),
             open_round=OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values())) if still else None,
+            last_closed=self.closed.get(self.last_round),
             rounds_counted=Counter(device for _, device in self.counted),
         )
 

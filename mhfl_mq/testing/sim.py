@@ -352,6 +352,8 @@ class Simulation(Stage):
                 return f"{node.name} is not up"
             if node.host.transfers:
                 return f"{node.name} has {node.host.transfers} transfers under way"
+            if self._client(node) not in self.broker.connected:
+                return f"{node.name} is not connected"
             if waiting[self._client(node)]:
                 return f"{waiting[self._client(node)]} messages wait in the broker for {node.name}"
         for device in self.devices:

@@ -200,7 +200,7 @@ class SimTrainer:
         self._count += 1
         out = self._scratch / f"update-{offer.round}-{self._count}.f32"
         raw = delta.tobytes()
-        if luck.random() < self._poison:
+        if self._faulty() and luck.random() < self._poison:
             raw = Poison.spoil(delta, luck)
             self._note("update.poisoned")
         else:

@@ -153,11 +153,13 @@ def test_a_first_start_persists_its_epoch_and_announces_the_head() -> None:
     assert bench.state is FederationState.WAITING
 
 
-@pytest.mark.parametrize(("made_by", "outcome"), [(6, "committed"), (5, "aborted")])
-def test_a_restart_says_again_how_the_last_round_ended(made_by: int, outcome: str) -> None:
-    head = VersionAdded(4, 3, digest("model 4"), LAYOUT, "round", made_by, {}, "")
-    effects = Bench(replace(SAVED, head=head)).after(Started())
-    assert effects[-1] == Announce(Close(6, outcome, 4))
+@pytest.mark.parametrize(("made", "outcome", "said"), [(4, "committed", 4), (None, "aborted", 5)])
+def test_a_restart_says_again_how_the_last_round_ended(made: int | None, outcome: str, said: int) -> None:
+    """Also when the head is not of that round: a rollback came after it."""
+    head = VersionAdded(5, 4, digest("model 3"), LAYOUT, "rollback", None, {}, "")
+    closed = RoundClosed(6, outcome, "", made)
+    effects = Bench(replace(SAVED, head=head, last_closed=closed)).after(Started())
+    assert effects[-1] == Announce(Close(6, outcome, said))
 
 
 def test_an_epoch_grows_over_a_lost_folder_when_the_driver_gives_its_clock() -> None:

@@ -82,6 +82,7 @@ def test_a_closed_round_is_not_open_but_its_number_is_used_up(store: Store) -> N
     state = after(store, 10).restore()
     assert state.open_round is None
     assert state.last_round == 2
+    assert state.last_closed == RoundClosed(2, "aborted", "quorum", None)
     assert state.head is not None
     assert state.head.version == 2
 
