@@ -71,7 +71,7 @@ class EmbeddedBroker:
         program does not come up.
         """
         program = find_program(prefer)
-        home = Path(folder)
+        home = Path(folder).absolute()  # the broker runs inside it
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         passwords = _passwords(home / "credentials.json")
         tries_left = 1 if port is not None else _PORT_TRIES
