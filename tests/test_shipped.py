@@ -22,5 +22,3 @@ def test_a_wheel_has_them_inside_the_package(tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="not part of this installation.*install mhfl-mq again"):
         shipped("no_such_folder")
-
-
