@@ -52,12 +52,12 @@ def _soon(loop: "asyncio.AbstractEventLoop", stop: Callable[[], None]) -> None:
 
 @contextmanager
 def second_interrupt_forces() -> Iterator[None]:
-    """Within, the first Ctrl-C is a `KeyboardInterrupt`, and the second one ends the process without cleaning up."""
+    """Within, the first Ctrl-C or SIGTERM is a `KeyboardInterrupt`, the second one ends the process at once."""
 
     def first() -> None:
         raise KeyboardInterrupt
 
-    with _handling((signal.SIGINT,), _twice(first)):
+    with _handling((signal.SIGINT, signal.SIGTERM), _twice(first)):
         yield
 
 

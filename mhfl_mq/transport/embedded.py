@@ -139,7 +139,7 @@ class EmbeddedBroker:
                 stderr=output,
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for us: the broker goes last
-                preexec_fn=_dies_with_us(),
+                preexec_fn=dies_with_us(),
             )
         self._await_ready(self._process)
 
@@ -236,8 +236,8 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _dies_with_us() -> Callable[[], None] | None:
-    """What the broker's process does before it becomes the broker: ask Linux to be ended when we are gone.
+def dies_with_us() -> Callable[[], None] | None:
+    """What a new process does before it becomes another program: ask Linux to be ended when we are gone.
 
     Linux takes the end of the thread that forked for our end, so only the main thread may ask.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mhfl_mq.errors import MhflError, TaskError
-from mhfl_mq.transport.embedded import EmbeddedBroker
+from mhfl_mq.transport.embedded import EmbeddedBroker, dies_with_us
 
 __all__ = ["FEDERATION", "DemoDevice", "Fleet"]
 
@@ -118,6 +118,7 @@ class Fleet:
                     stderr=log,
                     env=environment,
                     start_new_session=True,  # Ctrl-C is the demo's to hand on
+                    preexec_fn=dies_with_us(),
                 )
             except OSError as error:
                 raise MhflError(f"cannot start {name}: {error}") from error
