@@ -19,8 +19,8 @@ from mhfl_mq.store.models import Models
 from mhfl_mq.store.requests import ask_rollback
 from mhfl_mq.store.saved import VersionSaved
 from mhfl_mq.store.state import Store
-from mhfl_mq.store.versions import export, plan_rollback
-from mhfl_mq.store.view import MODELS, View, open_view
+from mhfl_mq.store.versions import export, find_rollback, plan_rollback
+from mhfl_mq.store.view import MODELS, open_view
 
 __all__ = ["command"]
 
@@ -164,7 +164,7 @@ def _ask_aggregator(state: Path, version: int, reason: str, wait: float) -> Vers
     """An aggregator holds the folder: leave a request and wait until it is taken up."""
     with open_view(state) as view:
         before = view.versions()[-1].added.version
-        request = ask_rollback(state, version, reason, _who())
+        request = ask_rollback(state, version, reason, _who(), before)
         say("asked the aggregator that is running")
         deadline = time.monotonic() + wait
         while request.exists():
@@ -175,7 +175,7 @@ def _ask_aggregator(state: Path, version: int, reason: str, wait: float) -> Vers
                     remedy="it will when it comes to it; delete this file to take the request back",
                 )
             pause(LOOK_EVERY_S)
-        done = _done(view, version, reason, before)
+        done = find_rollback(view, version, reason, before)
     if done is None:
         raise StoreError(
             "the aggregator did not roll back",
@@ -188,16 +188,6 @@ def _ask_aggregator(state: Path, version: int, reason: str, wait: float) -> Vers
 def pause(seconds: float) -> None:
     """Wait a little for another process."""
     time.sleep(seconds)
-
-
-def _done(view: View, version: int, reason: str, before: int) -> VersionAdded | None:
-    """The rollback that we asked for, if it was done."""
-    model = view.version(version).model
-    for one in view.versions():
-        added = one.added
-        if added.version > before and (added.origin, added.model, added.reason) == ("rollback", model, reason):
-            return added
-    return None
 
 
 def _who() -> str:

@@ -3,9 +3,11 @@
 import asyncio
 import dataclasses
 import logging
+from collections import Counter
 from functools import partial
+from pathlib import Path
 
-from mhfl_mq.errors import ConfigError, MhflError, PeerFault
+from mhfl_mq.errors import ConfigError, MhflError, PeerFault, StoreError
 from mhfl_mq.protocol.effects import (
     Ack,
     AggregatorEffect,
@@ -43,7 +45,7 @@ from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.requests import drop_request, pending_requests
 from mhfl_mq.store.state import Store
-from mhfl_mq.store.versions import plan_rollback
+from mhfl_mq.store.versions import find_rollback, plan_rollback
 from mhfl_mq.transport.base import Inbound, Session, Transport, Will
 from mhfl_mq.wire.blobs import clamp_chunk, parse_chunk
 from mhfl_mq.wire.codec import decode, encode
@@ -60,6 +62,8 @@ NOBODY = "?"
 """Who sends to topics that are none of ours: such a topic is the sender's choice, and may be 64 KiB long."""
 REQUESTS_EVERY_S = 1.0
 """Seconds between two looks for an operator's requests."""
+ASK_AGAIN_AFTER = 10
+"""Looks after which the machine is asked again for what it has not done: it may have been busy, or had it already."""
 FAREWELL_S = 3.0
 """Seconds that a process that ends gives its last messages."""
 
@@ -94,6 +98,7 @@ class AggregatorHost:
         self._keepalive_s = keepalive_s
         self._epoch = machine.epoch
         self._models: dict[int, str] = {}  # version -> model
+        self._head: Head | None = None  # as it was announced last
         self._mailer = Mailer(transport, self.traffic, log.warning)
         self._sharing = Sharing(transport, topics, self._mailer, self.traffic)
         self._driver: Driver[AggregatorEvent, AggregatorEffect] = Driver(machine, self._perform)
@@ -149,6 +154,8 @@ class AggregatorHost:
                 self._collecting.disconnected()
                 continue
             self._mailer.send(self._topics.state, birth, retain=True)
+            if not limits.session_present:
+                self._announce_again()
             self._collecting.connected(limits.session_present)
 
     async def _listen(self) -> None:
@@ -182,17 +189,27 @@ class AggregatorHost:
             self._transport.ack(inbound.token)
 
     async def _take_requests(self) -> None:
-        """Take up what operators asked for; a request goes when it is durable, or can never be done."""
+        """Take up what operators asked for; a request goes when it is durable, or can never be done.
+
+        Rounds go on meanwhile: that it was done shows in the versions, not in the head.
+        """
+        view = self._store.view
+        asked: Counter[Path] = Counter()
         while True:
-            for request in pending_requests(self._store.folder):
+            for one in pending_requests(self._store.folder):
                 try:
-                    added, _ = plan_rollback(self._store.view, request.version, request.reason, request.who)
-                except ConfigError as error:  # done by now, or never possible
-                    log.info("request %s: %s", request.path.name, error)
-                    drop_request(request)
+                    if find_rollback(view, one.version, one.reason, one.head) is not None:
+                        drop_request(one)
+                        continue
+                    added, _ = plan_rollback(view, one.version, one.reason, one.who)
+                except ConfigError as error:  # the head is that version, or it can never be
+                    log.info("request %s: %s", one.path.name, error)
+                    drop_request(one)
                     continue
-                metrics = dict(added.metrics)
-                self.post(RollbackAsked(request.version, added.model, metrics, request.reason, request.who))
+                if asked[one.path] % ASK_AGAIN_AFTER == 0:
+                    metrics = dict(added.metrics)
+                    self.post(RollbackAsked(one.version, added.model, metrics, one.reason, one.who))
+                asked[one.path] += 1
             await asyncio.sleep(REQUESTS_EVERY_S)
 
     # ---- what goes out ----
@@ -250,8 +267,14 @@ class AggregatorHost:
         if isinstance(message, Close):
             self._mailer.send(self._topics.round, message)
             return
-        message = dataclasses.replace(message, segments=self._segments(message.version))
-        self._mailer.send(self._topics.head, message, retain=True)
+        self._head = dataclasses.replace(message, segments=self._segments(message.version))
+        self._mailer.send(self._topics.head, self._head, retain=True)
+
+    def _announce_again(self) -> None:
+        """A broker that lost our session may have lost what it retained as well."""
+        self._sharing.announce_again()
+        if self._head is not None:
+            self._mailer.send(self._topics.head, self._head, retain=True)
 
     def _pull(self, device: str, pull: Pull) -> None:
         if self._transport.connected:  # else it would only be late: the receiver asks again
@@ -260,6 +283,8 @@ class AggregatorHost:
     async def _merge(self, number: int) -> None:
         try:
             merged = await self._bench.merge(number)
+        except StoreError:  # the disk: what was counted stays, and the next life merges it
+            raise
         except MhflError as error:
             self.post(MergeFailed(number, str(error)))
         else:

@@ -5,10 +5,11 @@ aggregator's memory is bounded by the places, not by how many devices finish at 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mhfl_mq.errors import StoreError
+from mhfl_mq.errors import StoreError, StoreFull
 from mhfl_mq.protocol.effects import FetchUpdate
 from mhfl_mq.protocol.events import UpdateBad, UpdateStored
 from mhfl_mq.protocol.transfer import Admission, Answer, upload_cost
@@ -20,6 +21,8 @@ from mhfl_mq.wire.blobs import Chunk
 from mhfl_mq.wire.messages import Pull
 
 __all__ = ["Collecting"]
+
+log = logging.getLogger(__name__)
 
 THREAD_FROM = 4 * 1024 * 1024
 """Bytes from which a check goes to a thread: below, the hop costs more than the check."""
@@ -70,7 +73,7 @@ class Collecting:
                 if order.inline:
                     self._blobs.put(manifest, order.inline)
             except StoreError as error:
-                self._end(order, f"not kept: {error}", retry=True)
+                self._not_kept(order, str(error))
                 return
             self._prove(upload)
             return
@@ -124,12 +127,30 @@ class Collecting:
             upload = self._uploads.get(device)
             if upload is None or self._fetcher.fetching(device, upload.order.manifest.blob_id):
                 continue
-            self._fetcher.fetch(device, upload.order.manifest, self._fetched(upload))
+            try:
+                self._fetch(upload)
+            except StoreError as error:
+                self._not_kept(upload.order, str(error))
+
+    def _fetch(self, upload: _Upload) -> None:
+        """Begin to pull an update; half-received ones of devices that went silent give way to it."""
+        order = upload.order
+        try:
+            self._fetcher.fetch(order.device, order.manifest, self._fetched(upload))
+        except StoreFull:
+            running = {
+                one.order.manifest.blob_id
+                for one in self._uploads.values()
+                if self._fetcher.fetching(one.order.device, one.order.manifest.blob_id)
+            }
+            for blob_id in [one for one in self._blobs.incoming if one not in running]:
+                self._blobs.drop(blob_id)
+            self._fetcher.fetch(order.device, order.manifest, self._fetched(upload))
 
     def _fetched(self, upload: _Upload) -> Callable[[str], None]:
         def fetched(fault: str) -> None:
             if fault:
-                self._end(upload.order, fault, retry=True)
+                self._not_kept(upload.order, fault)
             else:
                 self._prove(upload)
 
@@ -143,8 +164,12 @@ class Collecting:
             upload.task = asyncio.create_task(self._prove_in_thread(order))
 
     async def _prove_in_thread(self, order: FetchUpdate) -> None:
-        fault = await asyncio.to_thread(self._bench.fault_in_update, order.manifest.blob_id, order.tier)
-        self._judge(order, fault)
+        try:
+            fault = await asyncio.to_thread(self._bench.fault_in_update, order.manifest.blob_id, order.tier)
+        except StoreError as error:  # its file went while it was read, or the disk is bad
+            self._end(order, f"not proven: {error}", retry=True)
+        else:
+            self._judge(order, fault)
 
     def _judge(self, order: FetchUpdate, fault: str) -> None:
         if fault:
@@ -153,11 +178,16 @@ class Collecting:
             self._free(order.device)
             self._post(UpdateStored(order.round, order.device, order.manifest.blob_id))
 
+    def _not_kept(self, order: FetchUpdate, why: str) -> None:
+        """The disk has no room for it now: a person hears of it, the device tries again."""
+        log.warning("the update of %s is not kept, it is to come again: %s", order.device, why)
+        self._end(order, f"not kept: {why}", retry=True)
+
     def _end(self, order: FetchUpdate, reason: str, *, retry: bool = False) -> None:
         self._free(order.device)
         if not retry:
             self._blobs.drop(order.manifest.blob_id)
-        self._post(UpdateBad(order.round, order.device, reason, retry))
+        self._post(UpdateBad(order.round, order.device, reason, retry, order.manifest.blob_id))
 
     def _free(self, device: str) -> None:
         self._uploads.pop(device, None)
@@ -180,7 +210,8 @@ class Collecting:
             if upload is not None:
                 self._fetcher.cancel(device)
                 reason = "sent nothing for too long"
-                self._post(UpdateBad(upload.order.round, device, reason, retry=True))
+                order = upload.order
+                self._post(UpdateBad(order.round, device, reason, True, order.manifest.blob_id))
         self._start(turn.admitted)
         self._set_timer()
 

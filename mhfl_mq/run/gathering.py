@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mhfl_mq.errors import StoreError
 from mhfl_mq.run.fetcher import Fetcher
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.wire.blobs import Chunk
@@ -54,7 +55,15 @@ class Gathering:
             self._fetcher.cancel(AGGREGATOR, old)
         if self._has(manifest.blob_id):
             self._check()
-        elif note.inline or not manifest.size:
+        else:
+            try:
+                self._get(note)
+            except StoreError as error:  # no room: who waits for it hears why, the process goes on
+                self._ended(manifest.blob_id)(str(error))
+
+    def _get(self, note: ManifestNote) -> None:
+        manifest = note.manifest
+        if note.inline or not manifest.size:
             self._blobs.put(manifest, note.inline)
             self._check()
         else:

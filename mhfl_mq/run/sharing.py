@@ -63,11 +63,16 @@ class Sharing:
         self._forget_old()
         for k, manifest in enumerate(source.manifests):
             self._holder.hold(manifest, partial(source.read, k))
-            if self._announced.get(k) != manifest.blob_id:
-                self._announced[k] = manifest.blob_id
-                self._mailer.send(self._topics.manifest(k), self._note(k, manifest, source), retain=True)
-            if broadcast:
+        self._announce(source)
+        if broadcast:
+            for k, manifest in enumerate(source.manifests):
                 self._broadcast(k, manifest)
+
+    def announce_again(self) -> None:
+        """Retain every manifest of the newest model once more: the broker may have lost them."""
+        self._announced.clear()
+        if self._sources:
+            self._announce(next(reversed(self._sources.values())))
 
     def pull(self, device: str, pull: Pull) -> None:
         """A device asks for chunks or for a manifest; raises `PeerFault` for a range that is not there."""
@@ -86,6 +91,12 @@ class Sharing:
         self._holder.close()
 
     # ---- how ----
+
+    def _announce(self, source: SegmentSource) -> None:
+        for k, manifest in enumerate(source.manifests):
+            if self._announced.get(k) != manifest.blob_id:
+                self._announced[k] = manifest.blob_id
+                self._mailer.send(self._topics.manifest(k), self._note(k, manifest, source), retain=True)
 
     def _broadcast(self, k: int, manifest: Manifest) -> None:
         if manifest.size > INLINE_LIMIT and manifest.blob_id not in self._cast:

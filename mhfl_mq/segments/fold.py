@@ -156,9 +156,12 @@ class Accumulator:
                     while raw:
                         raw = raw[file.write(raw) :]
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            kind = StoreFull if full else StoreError
-            raise kind(f"cannot be written: {error.strerror}", where=os.fspath(out)) from error
+            where = os.fspath(out)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                what = f"no room left while writing a merged model ({error.strerror})"
+                remedy = "free space on this disk and start again: what was counted is merged then"
+                raise StoreFull(what, where=where, remedy=remedy) from error
+            raise StoreError(f"cannot be written: {error.strerror}", where=where) from error
 
     # ---- inside -----------------------------------------------------------------------------------------------
 

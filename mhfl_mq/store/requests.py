@@ -28,15 +28,17 @@ class RollbackRequest:
     version: int
     reason: str
     who: str
+    head: int
+    """The head when it was asked for: what is newer may be its answer."""
 
 
-def ask_rollback(folder: Path, version: int, reason: str, who: str) -> Path:
+def ask_rollback(folder: Path, version: int, reason: str, who: str, head: int) -> Path:
     """Leave a request; the file is gone when the aggregator has done it (or has refused it in its log)."""
     requests = folder / REQUESTS
     files = RealFiles()
     make_folder(files, requests)
     path = requests / f"rollback-{os.getpid()}-{secrets.token_hex(4)}.json"
-    atomic_write(files, path, json.dumps({"version": version, "reason": reason, "who": who}).encode())
+    atomic_write(files, path, json.dumps({"version": version, "reason": reason, "who": who, "head": head}).encode())
     return path
 
 
@@ -59,9 +61,9 @@ def drop_request(request: RollbackRequest) -> None:
 def _read(path: Path) -> RollbackRequest:
     try:
         value: Any = json.loads(path.read_bytes())
-        version, reason, who = value["version"], value["reason"], value["who"]
+        version, reason, who, head = value["version"], value["reason"], value["who"], value["head"]
     except (ValueError, KeyError, TypeError):
-        version = reason = who = None
-    if type(version) is not int or type(reason) is not str or type(who) is not str:
+        version = reason = who = head = None
+    if type(version) is not int or type(reason) is not str or type(who) is not str or type(head) is not int:
         raise StoreError("is not a request", where=str(path), remedy="delete it; `mhfl model rollback` writes one")
-    return RollbackRequest(path, version, reason, who)
+    return RollbackRequest(path, version, reason, who, head)

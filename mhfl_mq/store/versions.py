@@ -14,7 +14,7 @@ from mhfl_mq.store.files import Files, RealFiles, explained
 from mhfl_mq.store.models import ModelFile, write_safetensors
 from mhfl_mq.store.view import View
 
-__all__ = ["export", "plan_rollback"]
+__all__ = ["export", "find_rollback", "plan_rollback"]
 
 
 def plan_rollback(view: View, version: int, reason: str, who: str) -> tuple[VersionAdded, Entry]:
@@ -51,6 +51,16 @@ def plan_rollback(view: View, version: int, reason: str, who: str) -> tuple[Vers
         "who": who,
     }
     return added, Entry("model.rollback", facts)
+
+
+def find_rollback(view: View, version: int, reason: str, head: int) -> VersionAdded | None:
+    """The rollback to `version` for this reason that was done after `head` was the head, if it was."""
+    model = view.version(version).model
+    for one in view.versions():
+        added = one.added
+        if added.version > head and (added.origin, added.model, added.reason) == ("rollback", model, reason):
+            return added
+    return None
 
 
 def export(model: ModelFile, tier: str, path: Path, files: Files | None = None) -> str:

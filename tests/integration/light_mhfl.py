@@ -8,23 +8,32 @@ import os
 from pathlib import Path
 from typing import Any
 
-import mhfl_mq.run.training as training
-from mhfl_mq.cli import main
-from mhfl_mq.testing.light import LightFoundation, LightTrainer
+import click
+
+from mhfl_mq.cli import Commands, main
 
 LENGTHS = [int(one) for one in os.environ.get("MHFL_LIGHT_LENGTHS", "300,20000").split(",")]
 TRAIN_S = float(os.environ.get("MHFL_LIGHT_TRAIN_S", "0.05"))
 
-
-def foundation(_task: str, **_options: Any) -> LightFoundation:
-    return LightFoundation(LENGTHS)
+real_command = Commands.get_command
 
 
-def trainer(_task: str, scratch: Path, *, shard: str = "", **_options: Any) -> LightTrainer:
-    return LightTrainer(str(scratch.parent.name), int(shard or 0), scratch, TRAIN_S)
+def get_command(group: Commands, context: click.Context, name: str) -> click.Command | None:
+    """As the real one; what learns is replaced when a command is asked for, as late as the command is imported."""
+    import mhfl_mq.run.training as training
+    from mhfl_mq.testing.light import LightFoundation, LightTrainer
+
+    def foundation(_task: str, **_options: Any) -> LightFoundation:
+        return LightFoundation(LENGTHS)
+
+    def trainer(_task: str, scratch: Path, *, shard: str = "", **_options: Any) -> LightTrainer:
+        return LightTrainer(scratch.parent.name, int(shard or 0), scratch, TRAIN_S)
+
+    setattr(training, "TaskFoundation", foundation)  # noqa: B010 - a class there
+    setattr(training, "TaskTrainer", trainer)  # noqa: B010
+    return real_command(group, context, name)
 
 
 if __name__ == "__main__":
-    setattr(training, "TaskFoundation", foundation)  # noqa: B010 - mypy: it is a class there
-    setattr(training, "TaskTrainer", trainer)  # noqa: B010
+    setattr(Commands, "get_command", get_command)  # noqa: B010
     main()
