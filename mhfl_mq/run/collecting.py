@@ -125,7 +125,9 @@ class Collecting:
     def _start(self, devices: tuple[str, ...]) -> None:
         for device in devices:
             upload = self._uploads.get(device)
-            if upload is None or self._fetcher.fetching(device, upload.order.manifest.blob_id):
+            if upload is None or upload.task is not None:
+                continue  # dropped, or being proven
+            if self._fetcher.fetching(device, upload.order.manifest.blob_id):
                 continue
             try:
                 self._fetch(upload)
@@ -135,6 +137,9 @@ class Collecting:
     def _fetch(self, upload: _Upload) -> None:
         """Begin to pull an update; half-received ones of devices that went silent give way to it."""
         order = upload.order
+        if self._blobs.path(order.manifest.blob_id) is not None:  # while this one waited, another device brought it
+            self._prove(upload)
+            return
         try:
             self._fetcher.fetch(order.device, order.manifest, self._fetched(upload))
         except StoreFull:
@@ -144,7 +149,8 @@ class Collecting:
                 if self._fetcher.fetching(one.order.device, one.order.manifest.blob_id)
             }
             for blob_id in [one for one in self._blobs.incoming if one not in running]:
-                self._blobs.drop(blob_id)
+                if self._blobs.path(blob_id) is None:
+                    self._blobs.drop(blob_id)
             self._fetcher.fetch(order.device, order.manifest, self._fetched(upload))
 
     def _fetched(self, upload: _Upload) -> Callable[[str], None]:
