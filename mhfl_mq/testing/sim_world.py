@@ -67,7 +67,7 @@ def sim_policy(luck: random.Random, devices: int) -> Policy:
         schedule=Schedule(interval_s=luck.choice((0.0, 1.0, 5.0))),
         gate=Gate(max_drop=0.5),
         limits=Limits(
-            update_bytes=4096,
+            update_bytes=800,
             chunk_bytes=CHUNK,
             concurrent_uploads=luck.choice((1, 2, 4)),
             devices=devices + 4,
@@ -87,7 +87,6 @@ def knobs(luck: random.Random) -> Iterator[None]:
             ("mhfl_mq.run.device", "INLINE_LIMIT", inline),
             ("mhfl_mq.run.bench", "THREAD_FROM", luck.choice((0, 150, 2**20))),
             ("mhfl_mq.run.collecting", "THREAD_FROM", luck.choice((0, 300, 2**20))),
-            ("mhfl_mq.run.fetcher", "FLUSH_IN_THREAD_FROM", luck.choice((0, 300, 2**20))),
         ):
             undo.enter_context(mock.patch(f"{module}.{name}", value))
         yield

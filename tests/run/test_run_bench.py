@@ -1,0 +1,146 @@
+"""The bench: a merge is what plain arithmetic gives, segments are cuts of one file, a release frees all."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from mhfl_mq.errors import LocalMisuse, StoreError, TrainingFailed
+from mhfl_mq.families import make_algorithm
+from mhfl_mq.run.bench import Bench
+from mhfl_mq.segments import Layout, Vector
+from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.store.models import Models
+from mhfl_mq.wire.blobs import build_manifest
+
+
+class Table:
+    """A bench with the stores around it."""
+
+    def __init__(self, layout: Layout, blobs: Blobs, folder: Path) -> None:
+        self.layout, self.blobs, self.folder = layout, blobs, folder
+        (folder / "models").mkdir()
+        self.models = Models(folder / "models")
+        self.fails = False
+        self.bench = Bench(
+            layout=layout,
+            algorithm=make_algorithm("heterofl"),
+            models=self.models,
+            blobs=blobs,
+            scratch=folder,
+            evaluate=self._evaluate,
+            largest_weight=10.0,
+            largest_value=10.0,
+        )
+
+    async def _evaluate(self, flat: Path) -> Mapping[str, float]:
+        if self.fails:
+            raise TrainingFailed("the child died")
+        return {"mean": float(np.fromfile(flat, "<f4").mean())}
+
+    def model(self, flat: Vector) -> str:
+        return self.models.put(flat, self.layout.document())
+
+    def update(self, delta: Vector) -> str:
+        manifest = build_manifest(delta.tobytes(), 64)
+        self.blobs.put(manifest, delta.tobytes())
+        return manifest.blob_id
+
+
+@pytest.fixture
+def table(layout: Layout, blobs: Blobs, tmp_path: Path) -> Table:
+    return Table(layout, blobs, tmp_path)
+
+
+@pytest.mark.parametrize("thread_from", [0, 10**9])
+def test_a_merge_is_the_weighted_mean_of_each_segments_holders(
+    virtual: asyncio.Runner, table: Table, thread_from: int
+) -> None:
+    luck = np.random.default_rng(7)
+    head = luck.integers(-9, 9, 100).astype(np.float32)
+    deltas = [(0, 2.0), (0, 1.0), (1, 5.0)]
+    updates = [luck.integers(-9, 9, table.layout.lengths[tier]).astype(np.float32) for tier, _ in deltas]
+
+    async def main() -> Vector:
+        table.bench.open_fold(3, table.model(head), 3)
+        for (tier, weight), delta in zip(deltas, updates, strict=True):
+            await table.bench.fold(3, tier, table.update(delta), weight)
+        merged = await table.bench.merge(3)
+        flat = table.models.open(merged.model).read(0, 100)
+        assert merged.metrics == {"mean": pytest.approx(flat.mean())}
+        return flat
+
+    with mock.patch("mhfl_mq.run.bench.THREAD_FROM", thread_from):
+        flat = virtual.run(main())
+    expected = head.astype(np.float64)
+    expected[:40] += (2 * updates[0] + updates[1] + 5 * updates[2][:40].astype(np.float64)) / 8
+    expected[40:] += updates[2][40:]
+    assert np.array_equal(flat, expected.astype(np.float32))
+    assert not list(table.folder.glob("merge-*"))
+
+
+def test_segments_are_read_out_of_the_models_file(table: Table) -> None:
+    flat = np.arange(100, dtype=np.float32)
+    source = table.bench.segments(table.model(flat), 64)
+    read = [b"".join(source.read(k, i) for i in range(one.chunks)) for k, one in enumerate(source.manifests)]
+    assert read == [flat[:40].tobytes(), flat[40:].tobytes()]
+    source.served.close()
+
+
+def test_a_failed_evaluation_leaves_no_model_and_no_scratch(virtual: asyncio.Runner, table: Table) -> None:
+    async def main() -> None:
+        base = table.model(np.zeros(100, np.float32))
+        table.bench.open_fold(1, base, 1)
+        await table.bench.fold(1, 0, table.update(np.ones(40, np.float32)), 1.0)
+        table.fails = True
+        with pytest.raises(TrainingFailed):
+            await table.bench.merge(1)
+        assert table.models.digests() == (base,)
+        assert not list(table.folder.glob("merge-*"))
+
+    virtual.run(main())
+
+
+def test_a_release_frees_the_sum_and_every_update_also_those_that_were_never_folded(
+    virtual: asyncio.Runner, table: Table
+) -> None:
+    async def main() -> None:
+        table.bench.open_fold(1, table.model(np.zeros(100, np.float32)), 2)
+        await table.bench.fold(1, 0, table.update(np.ones(40, np.float32)), 1.0)
+        table.update(np.full(40, 2, np.float32))  # came too late to be counted
+        table.blobs.begin(build_manifest(bytes(400), 64))  # half received
+        table.bench.release(1)
+        assert list((table.folder / "blobs").iterdir()) == []
+        with pytest.raises(LocalMisuse, match="round 1 has no sum"):
+            await table.bench.merge(1)
+
+    virtual.run(main())
+
+
+def test_a_counted_update_that_is_gone_stops_the_aggregator(virtual: asyncio.Runner, table: Table) -> None:
+    async def main() -> None:
+        table.bench.open_fold(1, table.model(np.zeros(100, np.float32)), 1)
+        with pytest.raises(StoreError, match="a counted update is gone"):
+            await table.bench.fold(1, 0, "a" * 64, 1.0)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    ("delta", "fault"),
+    [
+        (np.ones(40, np.float32), ""),
+        (np.ones(39, np.float32), "the update has 39 coordinates, its tier has 40"),
+        (np.full(40, np.inf, np.float32), "coordinate 0 is inf"),
+        (np.full(40, 11, np.float32), "coordinate 0 is 11, beyond the round's bound of 10"),
+    ],
+)
+def test_an_update_is_judged_by_length_and_numbers(table: Table, delta: Vector, fault: str) -> None:
+    assert table.bench.fault_in_update(table.update(delta), 0) == fault
+
+
+def test_an_update_that_is_not_there_is_at_fault(table: Table) -> None:
+    assert table.bench.fault_in_update("a" * 64, 0) == "the update is not on the disk"
