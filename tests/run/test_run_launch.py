@@ -1,0 +1,193 @@
+"""Whole processes put together by `launch`, over a broker in memory: they begin, do their rounds, and recover."""
+
+import asyncio
+import datetime
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mhfl_mq.errors import ConfigError
+from mhfl_mq.policy import Policy
+from mhfl_mq.protocol.events import RollbackAsked
+from mhfl_mq.run.aggregator import AggregatorHost
+from mhfl_mq.run.device import DeviceHost
+from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
+from mhfl_mq.store.view import open_view, verify_folder
+from mhfl_mq.testing.light import FEDERATION, TASK, LightFoundation, LightTrainer, light_policy
+from mhfl_mq.testing.lossy import LossyBroker
+from mhfl_mq.testing.sim_time import SimClock
+from mhfl_mq.transport.memory import MemoryTransport
+from mhfl_mq.wire.codec import decode
+from mhfl_mq.wire.messages import Head, Presence
+from mhfl_mq.wire.topics import Topics
+
+LENGTHS = (40, 100)
+TOPICS = Topics(FEDERATION)
+
+
+class Federation:
+    """An aggregator and two devices of different strength."""
+
+    def __init__(self, folder: Path, policy: Policy | None = None, max_rounds: int | None = None) -> None:
+        self.broker = LossyBroker()
+        self.folder = folder
+        self.policy = policy or light_policy(LENGTHS, quorum=2, interval_s=1.0)
+        self.clock = SimClock(asyncio.get_running_loop())
+        self.hosts: dict[str, AggregatorHost | DeviceHost] = {}
+        self.aggregator: AggregatorHost | None = None
+        self.max_rounds = max_rounds
+        self.tasks: dict[str, asyncio.Task[str]] = {}
+
+    def start(self) -> "Federation":
+        self.start_aggregator()
+        for strength, name in enumerate(("ada", "bob")):
+            self.tasks[name] = asyncio.create_task(self._device(name, strength))
+        return self
+
+    def start_aggregator(self) -> None:
+        self.tasks["aggregator"] = asyncio.create_task(self._aggregator())
+
+    async def _aggregator(self) -> str:
+        return await run_aggregator(
+            AggregatorSetup(self.folder / "state", FEDERATION, TASK, max_rounds=self.max_rounds),
+            self.policy,
+            MemoryTransport(self.broker),
+            LightFoundation(LENGTHS),
+            clock=self.clock,
+            luck=random.Random(1),
+            started=self._aggregator_started,
+        )
+
+    def _aggregator_started(self, host: AggregatorHost) -> None:
+        self.aggregator = self.hosts["aggregator"] = host
+
+    async def _device(self, name: str, strength: int) -> str:
+        return await run_device(
+            DeviceSetup(self.folder / name, name, FEDERATION, TASK),
+            MemoryTransport(self.broker),
+            lambda scratch: LightTrainer(name, strength, scratch, 1.0),
+            clock=self.clock,
+            luck=random.Random(name),
+            started=lambda host: self.hosts.__setitem__(name, host),
+        )
+
+    def retained(self, topic: str) -> object:
+        payload = self.broker.retained.get(topic)
+        return None if payload is None else decode(payload)
+
+    async def stop(self) -> None:
+        for host in self.hosts.values():
+            host.stop()
+        await asyncio.wait(list(self.tasks.values()))
+
+
+@contextmanager
+def lasting(seconds: float) -> Iterator[None]:
+    start = asyncio.get_running_loop().time()
+    yield
+    assert asyncio.get_running_loop().time() - start < seconds
+
+
+def test_a_federation_does_its_rounds_and_ends(virtual: asyncio.Runner, tmp_path: Path) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path, max_rounds=3).start()
+        with lasting(60):
+            assert await federation.tasks["aggregator"] == "3 rounds are done"
+        await asyncio.sleep(5)
+        head = federation.retained(TOPICS.head)
+        assert isinstance(head, Head)
+        assert head.version == 3
+        presence = federation.retained(TOPICS.state)
+        assert isinstance(presence, Presence)
+        assert not presence.online
+        del federation.hosts["aggregator"]
+        await federation.stop()
+        assert federation.tasks["ada"].result() == "asked to stop"
+        with open_view(tmp_path / "state") as view:
+            assert [one.counted for one in view.rounds()] == [2, 2, 2]
+        verify_folder(tmp_path / "state")
+
+    virtual.run(main())
+
+
+def test_a_broker_that_lost_everything_has_it_again_at_once(virtual: asyncio.Runner, tmp_path: Path) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path, max_rounds=2)
+        federation.policy = light_policy(LENGTHS, quorum=2, interval_s=3600.0)
+        federation.start()
+        await asyncio.sleep(60)
+        before = federation.broker.retained
+        assert isinstance(federation.retained(TOPICS.head), Head)
+        federation.broker.stop()
+        federation.broker.start(keep_retained=False, keep_sessions=False)
+        await asyncio.sleep(30)  # long before the next round
+        assert federation.broker.retained == before
+        await federation.stop()
+
+    virtual.run(main())
+
+
+def test_a_restart_goes_on_with_the_folder(virtual: asyncio.Runner, tmp_path: Path) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path, max_rounds=2).start()
+        await federation.tasks["aggregator"]
+        federation.max_rounds = 4
+        federation.start_aggregator()
+        assert await federation.tasks["aggregator"] == "4 rounds are done"
+        with open_view(tmp_path / "state") as view:
+            assert [one.opened.round for one in view.rounds()] == [1, 2, 3, 4]
+        del federation.hosts["aggregator"]
+        await federation.stop()
+
+    virtual.run(main())
+
+
+def test_a_rollback_from_outside_is_followed_by_the_devices(virtual: asyncio.Runner, tmp_path: Path) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path)
+        federation.policy = light_policy(LENGTHS, quorum=2, interval_s=3600.0)
+        federation.start()
+        await asyncio.sleep(60)
+        first = federation.retained(TOPICS.head)
+        assert isinstance(first, Head)
+        with open_view(tmp_path / "state") as view:
+            initial = view.version(0).model
+        assert federation.aggregator is not None
+        federation.aggregator.post(RollbackAsked(0, initial, {}, "drill", "operator"))
+        await asyncio.sleep(30)
+        head = federation.retained(TOPICS.head)
+        assert isinstance(head, Head)
+        assert head.version == first.version + 1
+        for name, tier in (("ada", 0), ("bob", 1)):
+            kept = {one.name for one in (tmp_path / name / "blobs").iterdir() if one.suffix == ".blob"}
+            assert {f"{one}.blob" for one in head.segments[: tier + 1]} <= kept
+        await federation.stop()
+
+    virtual.run(main())
+
+
+def test_another_policys_tiers_are_refused_with_what_to_do(virtual: asyncio.Runner, tmp_path: Path) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path, max_rounds=1).start()
+        await federation.tasks["aggregator"]
+        federation.policy = light_policy((10, 40, 100), quorum=2)
+        federation.start_aggregator()
+        with pytest.raises(ConfigError, match="use the policy that this folder was started with"):
+            await federation.tasks["aggregator"]
+        del federation.hosts["aggregator"]
+        await federation.stop()
+
+    virtual.run(main())
+
+
+def test_a_simulated_clock_knows_utc(virtual: asyncio.Runner) -> None:
+    async def main() -> None:
+        clock = SimClock(asyncio.get_running_loop())
+        before = clock.now()
+        await asyncio.sleep(3600)
+        assert clock.now() - before == datetime.timedelta(hours=1)
+
+    virtual.run(main())
