@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.broker]
 Program = Literal["mosquitto", "nats"]
 
 PROGRAMS = sorted({kind.program for kind in found_brokers()})
+ONE = [pytest.param(one, marks=[pytest.mark.slow] if index else []) for index, one in enumerate(PROGRAMS)]
 HERE = Path(__file__).parent
 LARGE = {"MHFL_LIGHT_LENGTHS": "750,50000"}  # 200 kB
 
@@ -45,7 +46,7 @@ def said(url: str, program: str, cap: int) -> dict[str, str]:
     return {"MHFL_BROKER": bare if program == "mosquitto" else f"{bare}?max_packet={cap}"}
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", ONE)
 @pytest.mark.parametrize("cap", [64 * 1024, pytest.param(16 * 1024, marks=pytest.mark.slow)], indirect=True)
 def test_rounds_of_a_model_larger_than_a_packet_are_committed(processes: Processes, program: Program, cap: int) -> None:
     with plant_on(processes, program) as plant:
@@ -81,7 +82,7 @@ def test_a_broker_whose_packets_hold_nothing_is_refused_with_what_to_do(
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", ONE)
 def test_a_broker_that_forgets_everything_stops_training_for_a_moment_only(
     processes: Processes, program: Program
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_device_without_room_says_so_and_the_others_go_on(plant: Plant) -> Non
     plant.verify()
 
 
+@pytest.mark.slow
 def test_a_device_that_cannot_save_its_state_ends_loudly_and_comes_back(plant: Plant, small_disk: Path) -> None:
     plant.aggregator(env=LARGE)
     plant.device("good", env=LARGE)

@@ -96,8 +96,8 @@ def highest_mb(plant: Plant) -> float:
 
 def test_a_device_of_another_task_is_refused_with_both_names_and_stays_up(plant: Plant) -> None:
     plant.aggregator()
-    plant.device("good")
-    plant.device("other", 1, "--task", "plant.tasks:PUMP")
+    plant.device("good", 0)
+    plant.device("other", 0, "--task", "plant.tasks:PUMP")
     plant.await_log("other", "the federation runs the task wind, this device has plant.tasks:PUMP (task)")
     plant.await_rounds(3)
     assert plant.processes.process("other").poll() is None
@@ -120,7 +120,7 @@ async def test_a_device_of_another_layout_is_refused_with_both_digests(
     plant: Plant, caplog: pytest.LogCaptureFixture
 ) -> None:
     plant.aggregator()
-    plant.device("good")
+    plant.device("good", 0)
     theirs, ours = light_layout([301, 20_001]).digest, light_layout([300, 20_000]).digest
     async with device(plant, "other", lambda scratch: OtherLayout("other", 1, scratch)):
         await patiently(lambda: plant.await_entry("device.refuse", device="other", code="layout"))
@@ -139,8 +139,8 @@ async def test_a_device_of_another_layout_is_refused_with_both_digests(
 class Spoiled(LightTrainer):
     """Trains, then spoils the update."""
 
-    def __init__(self, name: str, scratch: Path, spoil: Spoil) -> None:
-        super().__init__(name, 1, scratch)
+    def __init__(self, name: str, strength: int, scratch: Path, spoil: Spoil) -> None:
+        super().__init__(name, strength, scratch)
         self._spoil = spoil
 
     async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
@@ -159,7 +159,7 @@ def with_value(value: float) -> Spoil:
 
 def cut(result: TrainResult, _offer: Offer) -> TrainResult:
     with result.update.open("r+b") as file:
-        file.truncate(4 * 19_999)
+        file.truncate(4 * 299)
     return result
 
 
@@ -168,22 +168,22 @@ def heavy(result: TrainResult, _offer: Offer) -> TrainResult:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
+    ("strength", "spoil", "why"),
     [
-        (with_value(float("nan")), "nan"),
-        pytest.param(with_value(float("inf")), "inf", marks=pytest.mark.slow),
-        pytest.param(with_value(1e30), "1e+30", marks=pytest.mark.slow),
-        (cut, "wrong shape: 79996 bytes, tier tier1 has 80000"),
-        (heavy, "weight 1e+07 is not above 0 and at most 1e+06"),
+        (1, with_value(float("nan")), "nan"),
+        pytest.param(0, with_value(float("inf")), "inf", marks=pytest.mark.slow),
+        pytest.param(0, with_value(1e30), "1e+30", marks=pytest.mark.slow),
+        (0, cut, "wrong shape: 1196 bytes, tier tier0 has 1200"),
+        (0, heavy, "weight 1e+07 is not above 0 and at most 1e+06"),
     ],
     ids=["NaN", "Inf", "huge", "short", "heavy"],
 )
 async def test_a_bad_update_is_refused_and_the_round_goes_on_without_it(
-    plant: Plant, caplog: pytest.LogCaptureFixture, spoil: Spoil, why: str
+    plant: Plant, caplog: pytest.LogCaptureFixture, strength: int, spoil: Spoil, why: str
 ) -> None:
     plant.aggregator()
-    plant.device("good")
-    async with device(plant, "bad", lambda scratch: Spoiled("bad", scratch, spoil)):
+    plant.device("good", 0)
+    async with device(plant, "bad", lambda scratch: Spoiled("bad", strength, scratch, spoil)):
         await patiently(lambda: plant.await_entry("update.refuse", device="bad"))
         await patiently(lambda: plant.await_counted("good"))
         await patiently(lambda: plant.await_rounds(1))
@@ -199,7 +199,7 @@ async def test_a_bad_update_is_refused_and_the_round_goes_on_without_it(
 
 async def test_an_update_of_a_stale_base_or_of_no_round_is_refused(plant: Plant) -> None:
     plant.aggregator()
-    plant.device("good")
+    plant.device("good", 0)
     await patiently(lambda: plant.await_counted("good"))
     manifest = build_manifest([b"\0" * 1200])
     async with client(plant, "stale") as liar:
@@ -272,11 +272,11 @@ FLOODS: dict[str, list[tuple[str, bytes]]] = {
     [
         ("garbage", 1),
         ("oversized", 0),
-        ("absurd of the good one", 1),
+        ("absurd", 1),
         pytest.param("garbage", 0, marks=pytest.mark.slow),
         pytest.param("oversized", 1, marks=pytest.mark.slow),
         pytest.param("absurd", 0, marks=pytest.mark.slow),
-        pytest.param("absurd", 1, marks=pytest.mark.slow),
+        pytest.param("absurd of the good one", 1, marks=pytest.mark.slow),  # it is refused, and asks again after 30 s
         pytest.param("absurd of the good one", 0, marks=pytest.mark.slow),
     ],
 )
@@ -284,7 +284,7 @@ async def test_a_flood_of_bad_frames_stops_no_round_and_fills_neither_memory_nor
     plant: Plant, kind: str, qos: int
 ) -> None:
     plant.aggregator()
-    plant.device("good")
+    plant.device("good", 0)
     await patiently(lambda: plant.await_counted("good"))
     async with client(plant, "noisy") as noisy:
         await send_all(noisy, FLOODS[kind], qos)
@@ -307,7 +307,7 @@ async def test_a_flood_of_bad_frames_stops_no_round_and_fills_neither_memory_nor
 async def test_topics_that_are_none_of_ours_share_one_entry(plant: Plant) -> None:
     """Their names are the sender's choice, and may be 64 KiB long."""
     plant.aggregator()
-    plant.device("good")
+    plant.device("good", 0)
     await patiently(lambda: plant.await_counted("good"))
     async with client(plant, "noisy") as noisy:
         odd = [(f"{TOPICS.prefix}d/{'x' * 20_000}{number}/status", b"x") for number in range(500)]

@@ -146,7 +146,7 @@ def test_a_second_aggregator_on_a_folder_is_refused_and_the_first_goes_on(plant:
     assert f"error: process {pid} is using this folder\n" in text
     assert f"  where: {plant.state}\n" in text
     assert f"stop process {pid}, or give this one a state folder of its own" in text
-    plant.device("d1")
+    plant.device("d1", 0)
     plant.await_rounds(2)
     plant.processes.stop()
     plant.verify()
@@ -163,7 +163,7 @@ def test_another_policys_tiers_on_an_old_folder_are_refused(plant: Plant) -> Non
     assert "tier0 0.015" in text
     assert "  what to do: use the policy that this folder was started with, or a new state folder\n" in text
     plant.aggregator()
-    plant.device("d1")
+    plant.device("d1", 0)
     plant.await_rounds(1)
     plant.processes.stop()
     plant.verify()
@@ -171,7 +171,7 @@ def test_another_policys_tiers_on_an_old_folder_are_refused(plant: Plant) -> Non
 
 def test_a_second_agent_on_a_devices_folder_is_refused(plant: Plant) -> None:
     plant.aggregator()
-    plant.device("d1")
+    plant.device("d1", 0)
     plant.await_counted("d1")
     text = told(plant.mhfl("device", "d1", "--state", plant.folder / "d1"), 8)
     assert f"error: process {plant.processes.process('d1').pid} is using this folder\n" in text

@@ -24,7 +24,7 @@ LIGHT = Path(__file__).with_name("light.yaml")
 
 def test_a_rollback_of_a_running_federation_is_a_new_version_that_devices_install(plant: Plant) -> None:
     plant.aggregator()
-    plant.device("d1", 1, env={"MHFL_LIGHT_TRAIN_S": "0.3"})
+    plant.device("d1", 0, env={"MHFL_LIGHT_TRAIN_S": "0.3"})
     plant.await_counted("d1")
     plant.await_rounds(2)
     reason = "accuracy of the night shift fell"
@@ -95,7 +95,7 @@ def test_a_rollback_that_cannot_be_done_is_told_at_once(plant: Plant) -> None:
 
 def test_a_tampered_ledger_is_found_with_its_line(plant: Plant) -> None:
     plant.aggregator()
-    plant.device("d1")
+    plant.device("d1", 0)
     plant.await_rounds(2)
     running = plant.mhfl("ledger", "verify", "--state", plant.state, "--json")
     assert json.loads(running.out)["ok"] is True
@@ -180,7 +180,7 @@ def test_ctrl_c_at_any_moment_ends_a_command_in_good_order(plant: Plant, command
 def test_a_second_ctrl_c_forces(plant: Plant, command: str) -> None:
     """A process that cannot end in good order, because it is stopped in the middle, ends all the same."""
     plant.aggregator()
-    plant.device("device")
+    plant.device("device", 0)
     plant.await_counted("device")
     pid = plant.processes.process(command).pid
     os.kill(pid, signal.SIGSTOP)
