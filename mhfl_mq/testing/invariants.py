@@ -161,6 +161,9 @@ class Truth:
         one = self.rounds.get(closed.round)
         require(one is not None and one.closed is None, f"round {closed.round} is closed, and it is not open")
         assert one is not None
+        # Only a power cut may take what was counted, and the simulator cuts no power (docs/decisions/0008).
+        lost = closed.reason.startswith("the machine lost counted updates")
+        require(not lost, f"round {closed.round} is aborted because a counted update is gone, and no power was cut")
         one.closed = closed
         self.note(f"round.{closed.outcome}")
         if closed.outcome == "aborted":
