@@ -107,9 +107,13 @@ async def _baselines(
 ) -> dict[str, float]:
     participants = [Participant(device.shard, tiers[device.name]) for device in members if device.name in tiers]
     algorithm = algorithm_of(rules)
+    largest = len(rules.tiers) - 1
+    kinds = [kind for kind in BASELINES if kind != "exclusive-largest" or largest in tiers.values()]
+    if len(kinds) < len(BASELINES):
+        say("no device carries the largest tier: there is no exclusive-largest to compare with")
     found = {}
     async with Worker(TASK, data=data) as worker:
-        for kind in BASELINES:
+        for kind in kinds:
             report = await worker.baseline(
                 kind,
                 _tiers(rules),
