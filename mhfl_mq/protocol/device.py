@@ -197,6 +197,17 @@ class DeviceMachine:
     # ---- messages ----
 
     def _heard(self, message: Message) -> list[DeviceEffect]:
+        alive = self._alive() if isinstance(message, Offer | Receipt | Withdraw | Close) else []
+        return [*alive, *self._take(message)]
+
+    def _alive(self) -> list[DeviceEffect]:
+        """The aggregator said what nobody retains, so it is not gone: its birth was lost on the way."""
+        if not self._gone:
+            return []
+        self._gone = False
+        return self._greet(HERD_S * self._luck.random())
+
+    def _take(self, message: Message) -> list[DeviceEffect]:
         match message:
             case Presence():
                 return self._presence(message)

@@ -25,7 +25,7 @@ CHUNKS: Final = ("/c", "/chunk")
 class FaultPlan:
     """How much goes wrong. A mean of 0 seconds: never."""
 
-    until_s: float = 180.0
+    until_s: float = 150.0
     duplicate: float = 0.03
     delay: float = 0.05  # of packets that take up to `delay_s` longer, and all behind them
     delay_s: float = 3.0

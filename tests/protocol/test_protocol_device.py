@@ -347,6 +347,14 @@ def test_a_late_will_of_an_older_epoch_is_not_heard() -> None:
     assert after(machine, Presence(4, True, "a")) == []
 
 
+@pytest.mark.parametrize("message", [OFFER, Receipt(1, "late", ""), Withdraw(1, "x"), Close(1, "aborted", 3)])
+def test_an_aggregator_that_speaks_is_not_gone_though_its_birth_was_lost(message: Message) -> None:
+    machine = assigned()
+    after(machine, Presence(4, False, "a"))
+    assert SetTimer(Timer.HELLO, 0.0) in after(machine, message)
+    assert SetTimer(Timer.HELLO, 0.0) not in after(machine, message)
+
+
 def test_while_the_aggregator_is_gone_things_are_said_rarely() -> None:
     machine = connected()
     assert after(machine, Presence(4, False, "a")) == [SetTimer(Timer.HELLO, 600.0)]
