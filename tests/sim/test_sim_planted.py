@@ -1,5 +1,6 @@
 """Tests of the test: bugs that are planted in the real machines are found within thirty seeds."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -170,14 +171,16 @@ def device_acknowledges_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DeviceMachine, "handle", wrong)
 
 
+TWICE = "more updates than the cohort|is not the mean of what was counted"
+
 PLANTED: tuple[tuple[Plant, str, str], ...] = (
-    (no_dedupe_of_updates, "network", "more updates than the cohort"),
+    (no_dedupe_of_updates, "network", TWICE),
     (no_base_check, "malice", "did not train in this round"),
     (offer_before_persist, "calm", "is offered and not durably open"),
     (receipt_before_durable, "calm", "gets a receipt for round"),
     (ack_before_persist, "calm", "acknowledged before what it caused is durable"),
     (round_number_not_persisted, "calm", "is offered and not durably open"),
-    (fold_twice_on_resume, "crashes", "more updates than the cohort"),
+    (fold_twice_on_resume, "crashes", TWICE),
     (no_fold_on_resume, "crashes", "is not the mean of what was counted"),
     (counted_updates_are_deleted_at_start, "crashes", "a counted update is gone"),
     (weights_are_forgotten, "calm", "is not the mean of what was counted"),
@@ -192,4 +195,4 @@ PLANTED: tuple[tuple[Plant, str, str], ...] = (
 @pytest.mark.parametrize(("plant", "plan", "says"), PLANTED, ids=lambda one: getattr(one, "__name__", ""))
 def test_a_planted_bug_is_found(plant: Plant, plan: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    assert says in found(plan)
+    assert re.search(says, found(plan))
