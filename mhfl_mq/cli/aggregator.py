@@ -21,7 +21,13 @@ __all__ = ["command"]
 @state_option
 @click.option("--rounds", type=click.IntRange(min=1), help="Stop after so many rounds (wins over the policy).")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the task's data.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws the first weights of a new federation.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Draws first weights and batches.",
+)
 def command(
     broker: str,
     federation: str,
@@ -50,7 +56,7 @@ def command(
 
     async def run() -> str:
         return await run_aggregator(
-            AggregatorSetup(state, federation, task, root, rounds),
+            AggregatorSetup(state, federation, task, root, rounds, seed=seed),
             rules,
             MqttTransport(broker, backoff=Backoff(luck.random)),
             TaskFoundation(task, data=data, seed=seed),

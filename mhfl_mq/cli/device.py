@@ -30,7 +30,7 @@ __all__ = ["command"]
     "--slowdown", type=click.FloatRange(min=1.0), default=1.0, help="Play a machine that is so many times slower."
 )
 @click.option(
-    "--memory-mb", type=click.IntRange(min=0), default=0, help="Play a machine with so little memory; 0: not."
+    "--memory-mb", type=click.FloatRange(min=0.0), default=0.0, help="Play a machine with so little memory; 0: not."
 )
 @click.option("--idle", type=float, default=60.0, show_default=True, help="Seconds until idle training is unloaded.")
 def command(
@@ -44,7 +44,7 @@ def command(
     data: Path | None,
     nice: int,
     slowdown: float,
-    memory_mb: int,
+    memory_mb: float,
     idle: float,
 ) -> None:
     """Take part in a federation as DEVICE, until stopped (Ctrl-C; twice to force).
@@ -60,7 +60,7 @@ def command(
     from mhfl_mq.transport.mqtt import MqttTransport
 
     luck = seeded_luck()
-    handicap = Handicap(slowdown, memory_mb * 1_000_000)
+    handicap = Handicap(slowdown, round(memory_mb * 1e6))
 
     def trainer(scratch: Path) -> TaskTrainer:
         return TaskTrainer(task, scratch, shard=shard, data=data, handicap=handicap, nice=nice, idle_s=idle)

@@ -1,22 +1,28 @@
 """Reading policies with the names that are installed on this machine."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Final
 
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families import algorithm_names, make_algorithm
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.load import Known, load_policy
 from mhfl_mq.stages import GROUP, check_order, find_stages
+from mhfl_mq.train.options import TrainOptions
 
 __all__ = ["installed", "read_installed_policy"]
+
+TRAINING: Final = frozenset(field.name for field in fields(TrainOptions)) - {"steps", "batch", "rate", "seed"}
+"""Numbers of local training that a policy may set beside those that every algorithm has."""
 
 
 def installed() -> Known:
     """The algorithms and stages of this installation, and what they refuse."""
     return Known(
-        algorithms={name: frozenset() for name in algorithm_names()},
+        algorithms=dict.fromkeys(algorithm_names(), TRAINING),
         stages=frozenset(offer.name for offer in entry_points(group=GROUP)),
         stages_misfit=_stages_misfit,
         tiers_misfit=_tiers_misfit,

@@ -25,8 +25,13 @@ def algorithm_of(policy: Policy) -> Algorithm:
     return algorithm
 
 
-def rules_of(policy: Policy, *, task: str, agent: str, layout: Layout, max_rounds: int | None = None) -> Rules:
-    """The rules of a federation. `max_rounds` (a number of the command line) wins over the policy's."""
+def rules_of(
+    policy: Policy, *, task: str, agent: str, layout: Layout, max_rounds: int | None = None, seed: int = 0
+) -> Rules:
+    """The rules of a federation. `max_rounds` (a number of the command line) wins over the policy's.
+
+    `seed` draws the devices' batches; it travels in the offers.
+    """
     algorithm = algorithm_of(policy)
     tiers = tuple(
         TierSpec(tier.name, tier.width, tier.depth, length)
@@ -48,7 +53,7 @@ def rules_of(policy: Policy, *, task: str, agent: str, layout: Layout, max_round
         max_update_bytes=limits.update_bytes,
         max_weight=limits.max_weight,
         batch=int(policy.algorithm.options.get("batch", 1)),
-        options=algorithm.device_options(policy.algorithm.options),
+        options={"seed": float(seed), **algorithm.device_options(policy.algorithm.options)},
         stages=tuple(stage.name for stage in policy.stages),
         max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
     )

@@ -47,7 +47,7 @@ _RESET: Final = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Measured cost of a tier: seconds per step (median), peak bytes; already with the handicap's slowdown."""
+    """Measured cost of a tier: seconds per step (lower quartile), peak bytes; already with the handicap's slowdown."""
 
     step_s: float
     peak_bytes: int
@@ -68,7 +68,8 @@ def probe_tier(
     """
     name = models.tiers[tier].name
     size = min(options.batch, len(examples))
-    batch = Examples(examples.inputs[:size], examples.targets[:size])
+    # A copy: a view would make autograd hold, and the count show, all of the device's data.
+    batch = Examples(examples.inputs[:size].clone(), examples.targets[:size].clone())
     try:
         _settle(models, batch, options)
         before = _resident("VmRSS", reset_peak=True)
@@ -76,7 +77,7 @@ def probe_tier(
         optimizer = make_optimizer(module, options, options.rate)
         with _counting(module) as kept:
             train_step(models.task, module, optimizer, batch, options.clip)
-        step_s = _median_step(lambda: train_step(models.task, module, optimizer, batch, options.clip), clock)
+        step_s = _usual_step(lambda: train_step(models.task, module, optimizer, batch, options.clip), clock)
     except (RuntimeError, MemoryError) as error:
         told = str(error).strip().split("\n", 1)[0]
         raise TrainingFailed(f"{type(error).__name__}: {told}", where=f"tier {name!r}") from error
@@ -96,8 +97,11 @@ def _settle(models: TaskModels, batch: Examples, options: TrainOptions) -> None:
     train_step(models.task, module, make_optimizer(module, options, options.rate), batch, options.clip)
 
 
-def _median_step(step: Callable[[], float], clock: Callable[[], float]) -> float:
-    """The median seconds of a step: at least FEWEST_STEPS of them, then until BUDGET_S or MOST_STEPS."""
+def _usual_step(step: Callable[[], float], clock: Callable[[], float]) -> float:
+    """The lower quartile of a step's seconds: neighbours on a machine make steps longer, never shorter.
+
+    Measures at least FEWEST_STEPS, then until BUDGET_S or MOST_STEPS.
+    """
     for _ in range(WARM_UP):
         step()
     taken: list[float] = []
@@ -105,7 +109,7 @@ def _median_step(step: Callable[[], float], clock: Callable[[], float]) -> float
         begun = clock()
         step()
         taken.append(clock() - begun)
-    return max(statistics.median(taken), 1e-9)
+    return max(statistics.quantiles(taken, n=4)[0], 1e-9)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Runs the demo from its options to its report."""
 
 import asyncio
+import math
 import shutil
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ def run_demo(
     try:
         say(f"broker: {fleet.start_broker()}")
         fleet.start_aggregator(rounds or MOST_ROUNDS)
-        members = _members(rules, devices, asyncio.run(_measure(rules, data)))
+        members = _members(devices, asyncio.run(_measure(rules, data)))
         for device in members:
             fleet.start_device(device)
         say(f"started the aggregator and {devices} devices as processes; logs in {folder}/")
@@ -83,22 +84,23 @@ def _tiers(rules: Policy) -> list[Tier]:
 async def _measure(rules: Policy, data: Path | None) -> ProbeReport:
     """What each tier costs on this machine, so that devices can play weaker ones."""
     async with Worker(TASK, data=data) as worker:
-        return await worker.probe(_tiers(rules), shard="0/8", options={"batch": rules.algorithm.options["batch"]})
+        options = {name: rules.algorithm.options[name] for name in ("batch", "adam") if name in rules.algorithm.options}
+        return await worker.probe(_tiers(rules), shard="0/8", options=options)
 
 
-def _members(rules: Policy, count: int, here: ProbeReport) -> list[DemoDevice]:
-    """Devices of as many strengths as there are tiers, in equal parts, the weakest first.
+def _members(count: int, here: ProbeReport) -> list[DemoDevice]:
+    """Devices of as many strengths as there are tiers, the strengths alternating over the shares of the data.
 
-    One machine plays them all: a device of strength k is slowed down until tier k takes half of its budget here and
-    tier k + 1 goes over its own. It still measures itself, and the policy still decides.
+    One machine plays them all: a device of strength k has memory for tier k and not for tier k + 1, and is slower the
+    weaker it is. It still measures itself, and the policy still decides.
     """
-    steps = [probe.step_s for probe in here.probes]
+    peaks = [probe.peak_bytes for probe in here.probes]
     members = []
     for number in range(count):
-        strength = number * len(steps) // count
-        budget = rules.tiers[strength].budget.step_s
-        slowdown = 1.0 if budget is None else budget / 2 / steps[strength]
-        members.append(DemoDevice(f"device-{number + 1}", f"{number}/{count}", max(1.0, slowdown)))
+        strength = number % len(peaks)
+        weaker = len(peaks) - 1 - strength
+        memory = math.sqrt(peaks[strength] * peaks[strength + 1]) / 1e6 if weaker else 0.0
+        members.append(DemoDevice(f"device-{number + 1}", f"{number}/{count}", 1.0 + weaker, memory))
     return members
 
 
@@ -119,7 +121,7 @@ async def _baselines(
                 _tiers(rules),
                 participants,
                 rounds=rounds,
-                options=algorithm.device_options(rules.algorithm.options),
+                options={"seed": seed, **algorithm.device_options(rules.algorithm.options)},
                 seed=seed,
                 algorithm_options={"weighting": rules.algorithm.weighting},
             )

@@ -21,11 +21,15 @@ LAST_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class DemoDevice:
-    """One device of the demo: its name, its share of the data, and how many times slower it plays to be."""
+    """One device of the demo: its name, its share of the data, and the machine that it plays.
+
+    It is `slowdown` times slower than this machine and has `memory_mb` megabytes (0: as many as there are).
+    """
 
     name: str
     shard: str
     slowdown: float
+    memory_mb: float
 
 
 @dataclass(slots=True)
@@ -60,8 +64,9 @@ class Fleet:
 
     def start_device(self, device: DemoDevice) -> None:
         """Start (or start again) a device."""
+        plays = ["--memory-mb", f"{device.memory_mb:.6f}"]
         words = ["device", device.name, "--state", str(self.folder / device.name), "--shard", device.shard]
-        self._start(device.name, [*words, "--slowdown", f"{device.slowdown:.3f}", *self._shared()], "device")
+        self._start(device.name, [*words, "--slowdown", f"{device.slowdown:g}", *plays, *self._shared()], "device")
 
     def kill(self, name: str) -> None:
         """`kill -9`."""
