@@ -69,8 +69,12 @@ def table(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
     if record["killed"]:
         rest.append(["survived kill -9 of", ", ".join(record["killed"])])
     return [
-        (f"accuracy on the test part, mean of the last {LAST} rounds", ["tier", "devices", "parameters", ""], accuracy),
-        ("the run", ["", ""], rest),
+        (
+            f"\naccuracy on the test part, mean of the last {LAST} rounds",
+            ["tier", "devices", "parameters", "accuracy"],
+            accuracy,
+        ),
+        ("\nthe run", ["figure", "value"], rest),
     ]
 
 
