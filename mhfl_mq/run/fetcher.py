@@ -18,8 +18,6 @@ from mhfl_mq.wire.messages import Manifest, Pull
 
 __all__ = ["Fetcher"]
 
-FLUSH_IN_THREAD_FROM = 4 * 1024 * 1024
-"""Bytes from which waiting for the disk goes to a thread: below, the hop costs as much as the wait."""
 PREFIX = 32  # hexadecimal digits of a blob id that a chunk carries
 
 
@@ -28,7 +26,6 @@ class _Fetch:
     peer: str
     receiver: Receiver
     done: Callable[[str], None]
-    flushing: asyncio.Task[None] | None = None
 
 
 class Fetcher:
@@ -41,7 +38,7 @@ class Fetcher:
         self._timer: asyncio.TimerHandle | None = None
 
     def fetch(self, peer: str, manifest: Manifest, done: Callable[[str], None], *, listen_s: float = 0.0) -> None:
-        """Get a blob; `done("")` when it is there and durable, `done(why)` when it cannot be had.
+        """Get a blob; `done("")` when it is there, `done(why)` when it cannot be had.
 
         A blob that is being fetched from this peer already goes on, and only the new `done` is called.
         """
@@ -116,7 +113,8 @@ class Fetcher:
                     case Write(offset, data):
                         self._blobs.write_proven(manifest.blob_id, offset, data)
                     case Complete():
-                        self._finish(key, fetch)
+                        self._blobs.finish(manifest.blob_id)
+                        self._end(key, "")
                     case GaveUp(reason):
                         if not self._shared(fetch):
                             self._blobs.drop(manifest.blob_id)
@@ -125,31 +123,12 @@ class Fetcher:
             self._end(key, str(error))
         self._set_timer()
 
-    def _finish(self, key: tuple[str, str], fetch: _Fetch) -> None:
-        manifest = fetch.receiver.manifest
-        if manifest.size < FLUSH_IN_THREAD_FROM:
-            self._blobs.finish(manifest.blob_id)
-            self._end(key, "")
-        else:
-            fetch.flushing = asyncio.create_task(self._flush(key, manifest.blob_id))
-
-    async def _flush(self, key: tuple[str, str], blob_id: str) -> None:
-        try:
-            await asyncio.to_thread(self._blobs.flush, blob_id)
-            self._blobs.finish(blob_id)
-        except StoreError as error:
-            self._end(key, str(error))
-        else:
-            self._end(key, "")
-
     def _end(self, key: tuple[str, str], fault: str) -> None:
         fetch = self._fetches.pop(key, None)
         if fetch is not None:
             fetch.done(fault)
 
     def _pause(self, fetch: _Fetch) -> None:
-        if fetch.flushing is not None:
-            fetch.flushing.cancel()
         if self._shared(fetch):
             return  # another peer brings it as well
         with contextlib.suppress(StoreError):  # without it a resume starts from an older bitmap, and is right too

@@ -1,5 +1,6 @@
 """Puts an aggregator or a device together from a policy, a folder, a broker and what learns; and runs it."""
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -11,9 +12,10 @@ from typing import Final, Protocol
 import mhfl_mq
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy, Tier
+from mhfl_mq.protocol import entries
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
-from mhfl_mq.protocol.records import Entry, Fact, SavedState, VersionAdded
+from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, SavedState, VersionAdded
 from mhfl_mq.protocol.work import StageRules
 from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
 from mhfl_mq.run.bench import Bench
@@ -33,6 +35,8 @@ from mhfl_mq.transport.base import Transport
 from mhfl_mq.wire.topics import DEFAULT_ROOT, Topics
 
 __all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "Parts", "run_aggregator", "run_device"]
+
+log = logging.getLogger(__name__)
 
 AGENT = f"mhfl-mq {mhfl_mq.__version__}"
 NO_STAGES: Final = StageRules(allowed=frozenset())
@@ -107,6 +111,7 @@ async def run_aggregator(
             blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic, parts.files)
             counted = () if saved.open_round is None else saved.open_round.counted
             blobs.keep({*blobs.incoming, *(update.blob_id for update in counted)})
+            saved = _without_lost_updates(saved, store, blobs)
             limits = policy.limits
             bench = Bench(
                 layout=layout,
@@ -168,6 +173,25 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
     facts: dict[str, Fact] = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
+
+
+def _without_lost_updates(saved: SavedState, store: Store, blobs: Blobs) -> SavedState:
+    """The state, where an open round that counted what a power cut took is aborted: it cannot be merged as it was.
+
+    Counted updates are proven here, before anything begins (docs/decisions/0008).
+    """
+    if saved.open_round is None:
+        return saved
+    opened, counted = saved.open_round.opened, saved.open_round.counted
+    lost = [update.device for update in counted if blobs.path(update.blob_id) is None]
+    if not lost:
+        return saved
+    reason = f"the machine lost counted updates, as in a power cut: of {', '.join(lost)}"
+    log.warning("round %d aborted: %s", opened.round, reason)
+    closed = RoundClosed(opened.round, "aborted", reason, None)
+    store.apply([closed], [entries.round_aborted(closed, len(counted), opened.needed)])
+    blobs.keep(())
+    return store.restore()
 
 
 def _shapes(tiers: Iterable[Tier | LayoutTier]) -> str:

@@ -1,14 +1,15 @@
 """Blobs on the disk: being received, chunk by chunk and over restarts, and whole.
 
-    <id>.man    the manifest of a blob that is being received
+    <id>.man    its manifest, as long as anything else of it is here
     <id>.part   its bytes so far, reserved in full, so that a full disk shows before the first chunk
     <id>.map    its bitmap: chunk i is bit i % 8 of byte i // 8
     <id>.blob   a whole blob
 
-A bitmap is saved once a second at most and never before its chunks were written, so a kill loses a second of chunks.
-It is not trusted after a restart: each chunk that it claims is proven by its digest first, so that not even a power
-cut that kept the bitmap and lost the chunk claims what is not there. One thread uses a `Blobs`; only `flush`
-may run in another one, because it waits for the disk.
+Nothing here waits for the disk. Against a kill the operating system's cache is durable; against a power cut a blob is
+not synced but PROVEN (docs/decisions/0008): what an earlier process left whole is read once against its manifest
+before it is believed, and what does not match is deleted. Likewise with a bitmap: it is saved once a second at most
+and never before its chunks were written, so a kill loses a second of chunks, and each chunk that it claims is proven
+after a restart. One thread uses a `Blobs`.
 """
 
 import os
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from typing import Final
 
 from mhfl_mq.errors import LocalMisuse, PeerFault, StoreFull
-from mhfl_mq.store.files import Files, RealFiles, atomic_write, explained
+from mhfl_mq.store.files import Files, RealFiles, explained
 from mhfl_mq.wire.blobs import (
     DEFAULT_CHUNK,
     build_manifest,
@@ -87,12 +88,10 @@ class Blobs:
         self._files = RealFiles() if files is None else files
         self._open: dict[str, _Incoming] = {}
         self._incoming: dict[str, Manifest] = {}
+        self._whole: dict[str, Manifest] = {}
+        self._unproven: set[str] = set()  # whole ones that an earlier process left, and nobody has asked for yet
         with explained(folder, "looking for blobs"):
-            for name in sorted(one.name for one in folder.iterdir()):
-                blob_id, _, suffix = name.partition(".")
-                if suffix == "man" and is_blob_id(blob_id) and not self._file(blob_id, "blob").exists():
-                    self._take_up(blob_id)
-            self._delete(lambda blob_id, suffix: suffix != "blob" and blob_id not in self._incoming)
+            self._look()
 
     # ---- what is there ----
 
@@ -107,9 +106,19 @@ class Blobs:
         return self._budget - sum(manifest.size for manifest in self._incoming.values())
 
     def path(self, blob_id: str) -> Path | None:
-        """The file of a whole blob; None when it is not here, or not whole."""
+        """The file of a whole blob; None when it is not here, or not whole.
+
+        One that an earlier process left is read first, once: what is not what its manifest says is deleted.
+        """
         path = self._file(blob_id, "blob")
-        return path if path.is_file() else None
+        if blob_id not in self._whole or not path.is_file():
+            return None
+        if blob_id in self._unproven:
+            if not self._matches(self._whole[blob_id], path):
+                self.drop(blob_id)
+                return None
+            self._unproven.discard(blob_id)
+        return path
 
     def missing(self, blob_id: str) -> tuple[tuple[int, int], ...]:
         """Ranges [start, stop) of chunks that an incoming blob lacks."""
@@ -135,6 +144,10 @@ class Blobs:
         blob_id = manifest.blob_id
         if blob_id in self._open:
             return bytes(self._open[blob_id].bitmap)
+        if self.path(blob_id) is not None:
+            return bytes(
+                sum(1 << bit for bit in range(8) if at + bit < manifest.chunks) for at in range(0, manifest.chunks, 8)
+            )
         if blob_id not in self._incoming and manifest.size > self.room:
             raise StoreFull(
                 f"a blob of {manifest.size} bytes; {self.room} of the {self._budget} for incoming blobs are free",
@@ -144,8 +157,7 @@ class Blobs:
         try:
             with explained(self._file(blob_id, "part"), "reserving room for a blob"):
                 if blob_id not in self._incoming:
-                    packed = pack([manifest.size, manifest.chunk, manifest.digests])
-                    atomic_write(self._files, self._file(blob_id, "man"), packed)
+                    self._write(self._file(blob_id, "man"), _packed(manifest))
                 fd = self._files.open(self._file(blob_id, "part"), os.O_RDWR | os.O_CREAT)
                 try:
                     self._files.resize(fd, manifest.size)
@@ -182,11 +194,7 @@ class Blobs:
         one = self._opened(blob_id)
         path = self._file(blob_id, "map")
         with explained(path, "saving a bitmap"):
-            fd = self._files.open(path, os.O_WRONLY | os.O_CREAT)
-            try:
-                self._files.write(fd, bytes(one.bitmap), 0)
-            finally:
-                os.close(fd)
+            self._write(path, one.bitmap, truncate=False)  # a kill in between leaves the old bitmap or the new one
         one.saved_at = self._monotonic()
 
     def pause(self, blob_id: str) -> None:
@@ -195,18 +203,8 @@ class Blobs:
             self.save(blob_id)
             os.close(self._open.pop(blob_id).fd)
 
-    def flush(self, blob_id: str) -> None:
-        """Wait until what was written is on the disk. May run in another thread, so that `finish` is quick."""
-        path = self._file(blob_id, "part")
-        with explained(path, "flushing a blob"):
-            fd = self._files.open(path, os.O_RDWR)
-            try:
-                self._files.sync(fd)
-            finally:
-                os.close(fd)
-
     def finish(self, blob_id: str) -> Path:
-        """Make a blob whose chunks are all there whole and durable; returns its file. Waits for the disk."""
+        """Make a blob whose chunks are all there whole; returns its file."""
         if (done := self.path(blob_id)) is not None:
             return done
         one = self._opened(blob_id)
@@ -214,35 +212,49 @@ class Blobs:
             raise LocalMisuse(f"{one.lacks} chunks are missing", where=f"blob {blob_id[:16]}")
         path = self._file(blob_id, "blob")
         with explained(path, "finishing a blob"):
-            self._files.sync(one.fd)
             self._files.replace(self._file(blob_id, "part"), path)
-            self._files.sync_folder(self._folder)
-        self._close(blob_id)
-        self._scrap(blob_id)
+            self._close(blob_id)
+            self._whole[blob_id] = self._incoming.pop(blob_id)
+            self._files.unlink(self._file(blob_id, "map"))
         return path
 
     def put(self, manifest: Manifest, data: bytes | memoryview) -> Path:
-        """Keep a blob that came whole (inline), durably; returns its file. Raises `PeerFault` when it is not it."""
+        """Keep a blob that came whole (inline); returns its file. Raises `PeerFault` when it is not it."""
         check_manifest(manifest)
         check_inline(manifest, data)
-        path = self._file(manifest.blob_id, "blob")
-        if not path.exists():
-            atomic_write(self._files, path, data)
-        self._close(manifest.blob_id)
-        self._scrap(manifest.blob_id)
+        blob_id = manifest.blob_id
+        if (done := self.path(blob_id)) is not None:
+            return done
+        path, draft = self._file(blob_id, "blob"), self._file(blob_id, "part")
+        self._close(blob_id)
+        with explained(path, "writing a blob"):
+            try:
+                self._write(self._file(blob_id, "man"), _packed(manifest))
+                self._write(draft, data)
+                self._files.replace(draft, path)
+            except BaseException:
+                self._scrap(blob_id)
+                raise
+            if self._incoming.pop(blob_id, None) is not None:
+                self._files.unlink(self._file(blob_id, "map"))
+        self._whole[blob_id] = manifest
         return path
 
     def adopt(self, source: Path, chunk: int = DEFAULT_CHUNK) -> Manifest:
-        """Take a file of the same disk over as a whole blob, durably (it is renamed); returns its manifest."""
+        """Take a file of the same disk over as a whole blob (it is renamed); returns its manifest."""
         manifest = manifest_of(source, chunk)
+        blob_id = manifest.blob_id
+        self._close(blob_id)
         with explained(source, "taking a file over"):
-            fd = self._files.open(source, os.O_RDWR)
-            try:
-                self._files.sync(fd)
-            finally:
-                os.close(fd)
-            self._files.replace(source, self._file(manifest.blob_id, "blob"))
-            self._files.sync_folder(self._folder)
+            self._write(self._file(blob_id, "man"), _packed(manifest))
+            self._files.replace(source, self._file(blob_id, "blob"))
+        if blob_id in self._incoming:
+            with explained(self._folder, "deleting a blob"):
+                for suffix in ("part", "map"):
+                    self._files.unlink(self._file(blob_id, suffix))
+            del self._incoming[blob_id]
+        self._whole[blob_id] = manifest
+        self._unproven.discard(blob_id)
         return manifest
 
     # ---- forgetting ----
@@ -251,15 +263,18 @@ class Blobs:
         """Delete a blob, whole or not; one that is not here is not an error."""
         self._close(blob_id)
         self._scrap(blob_id)
-        with explained(self._folder, "deleting a blob"):
-            self._files.unlink(self._file(blob_id, "blob"))
+        if blob_id in self._whole:
+            with explained(self._folder, "deleting a blob"):
+                self._files.unlink(self._file(blob_id, "man"))  # first, so that what a kill leaves is a scrap
+                self._files.unlink(self._file(blob_id, "blob"))
+            del self._whole[blob_id]
+            self._unproven.discard(blob_id)
 
     def keep(self, blob_ids: Collection[str]) -> None:
         """Delete every blob but these, whole or not."""
-        for blob_id in [one for one in self._incoming if one not in blob_ids]:
-            self.drop(blob_id)
-        with explained(self._folder, "deleting blobs"):
-            self._delete(lambda blob_id, _: blob_id not in blob_ids)
+        for blob_id in [*self._incoming, *self._whole]:
+            if blob_id not in blob_ids:
+                self.drop(blob_id)
 
     def close(self) -> None:
         """Save and close what is being received."""
@@ -279,13 +294,54 @@ class Blobs:
             raise LocalMisuse("this blob is not being received", where=f"blob {blob_id[:16]}")
         return one
 
-    def _take_up(self, blob_id: str) -> None:
-        """Remember what an earlier process was receiving; a manifest that is not sound is a scrap."""
+    def _look(self) -> None:
+        """Take up what an earlier process left: whole blobs, blobs that it was receiving; the rest is scraps."""
+        found: dict[str, set[str]] = {}
+        for one in self._folder.iterdir():
+            blob_id, _, suffix = one.name.partition(".")
+            if is_blob_id(blob_id):
+                found.setdefault(blob_id, set()).add(suffix)
+        for blob_id, suffixes in sorted(found.items()):
+            manifest = self._manifest(blob_id) if "man" in suffixes else None
+            if manifest is None:
+                kept: set[str] = set()
+            elif "blob" in suffixes:
+                self._whole[blob_id] = manifest
+                self._unproven.add(blob_id)
+                kept = {"blob", "man"}
+            else:
+                self._incoming[blob_id] = manifest
+                kept = {"man", "part", "map"}
+            for suffix in sorted(suffixes - kept):
+                self._files.unlink(self._folder / f"{blob_id}.{suffix}")
+
+    def _manifest(self, blob_id: str) -> Manifest | None:
+        """The manifest on the disk; None when it is not sound."""
         with suppress(PeerFault, TypeError, ValueError):
             size, chunk, digests = unpack(self._file(blob_id, "man").read_bytes())
             manifest = Manifest(blob_id, size, chunk, digests)
             if not fault_in_manifest(manifest):
-                self._incoming[blob_id] = manifest
+                return manifest
+        return None
+
+    def _matches(self, manifest: Manifest, path: Path) -> bool:
+        """Whether the file is the manifest's blob; it is read once."""
+        with explained(path, "proving a blob"), path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != manifest.size:
+                return False
+            spans = (chunk_span(manifest, index) for index in range(manifest.chunks))
+            return all(
+                chunk_matches(manifest, index, os.pread(file.fileno(), stop - start, start))
+                for index, (start, stop) in enumerate(spans)
+            )
+
+    def _write(self, path: Path, data: bytes | bytearray | memoryview, *, truncate: bool = True) -> None:
+        """A small file, whole or torn: whoever reads it proves it."""
+        fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if truncate else 0))
+        try:
+            self._files.write(fd, memoryview(data), 0)
+        finally:
+            os.close(fd)
 
     def _proven(self, manifest: Manifest, fd: int) -> bytes:
         saved = b""
@@ -311,17 +367,17 @@ class Blobs:
             os.close(one.fd)
 
     def _scrap(self, blob_id: str) -> None:
-        """Delete what receiving leaves. The manifest goes first: without it the rest is a scrap to `__init__`."""
+        """Delete what receiving leaves. The manifest goes first: without it the rest is a scrap to `_look`."""
+        if blob_id in self._whole:
+            return
         with explained(self._folder, "deleting a blob"):
             for suffix in ("man", "part", "map"):
                 self._files.unlink(self._file(blob_id, suffix))
         self._incoming.pop(blob_id, None)
 
-    def _delete(self, chosen: Callable[[str, str], bool]) -> None:
-        for one in list(self._folder.iterdir()):
-            blob_id, _, suffix = one.name.partition(".")
-            if is_blob_id(blob_id) and chosen(blob_id, suffix):
-                self._files.unlink(one)
+
+def _packed(manifest: Manifest) -> bytes:
+    return pack([manifest.size, manifest.chunk, manifest.digests])
 
 
 def _has(bitmap: bytearray, index: int) -> bool:

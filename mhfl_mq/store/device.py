@@ -1,15 +1,20 @@
 """A device's small folder: what it must not forget over a kill, so that it sends again instead of training again.
 
     session     the session counter: grows with every connection, so that the broker's old last will is known as old
-    state       the machine's `SavedDevice`: tier, offer, the finished update's manifest
+    state.0     the machine's `SavedDevice` (tier, offer, the finished update's manifest), in one of two slots:
+    state.1     each saving writes the older one, so the one before it is whole at every instant
     blobs/      fetched segments and the finished update (`mhfl_mq.store.blobs`)
     lock        held by the one agent of this folder
 
-Both small files are replaced atomically, and begin with a digest of the rest: a damaged one is told, not believed.
+Small files begin with a digest of the rest: a damaged one is not believed. The counter is synced to the disk, once a
+life; the state, saved several times a round, is not (docs/decisions/0008): a kill leaves the old state or the new
+one, a power cut an older one or, at worst, none, and the device then does again what it forgot.
 """
 
 import dataclasses
 import hashlib
+import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +29,8 @@ from mhfl_mq.wire.codec import decode, encode, pack, unpack
 from mhfl_mq.wire.messages import Manifest, Offer, Survey
 
 __all__ = ["DeviceStore"]
+
+log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 DIGEST: Final = 16  # bytes of SHA-256 before the packed state: against a damaged disk, not against a person
@@ -45,6 +52,7 @@ class DeviceStore:
         make_folder(self._files, folder)
         make_folder(self._files, folder / "blobs")
         self._lock = FolderLock(folder / "lock")
+        self._saves: int | None = None  # number of the newest saved state; None: not looked at yet
         try:
             self.blobs = Blobs(folder / "blobs", budget, monotonic, self._files)
         except BaseException:
@@ -72,46 +80,90 @@ class DeviceStore:
         It is at least `floor`: with the wall clock's seconds, a device whose folder was lost still grows.
         """
         path = self.folder / "session"
-        last = _load(path)
-        if last is not None and type(last) is not int:
-            raise _damaged(path)
-        number = max(floor, 1 + (last or 0))
-        self._store(path, number)
+        data, last = _bytes(path), 0
+        if data is not None:
+            try:
+                last = unpack(_unsealed(data) or b"")
+            except PeerFault:
+                raise _damaged(path) from None
+            if type(last) is not int:
+                raise _damaged(path)
+        number = max(floor, 1 + last)
+        atomic_write(self._files, path, _sealed(number))
         return number
 
     def load(self) -> SavedDevice:
-        """What the last `save` kept; a new folder gives the defaults. Raises `StoreError` when it is damaged."""
-        path = self.folder / "state"
-        value = _load(path)
+        """What the last `save` kept; a new folder gives the defaults, and so does one whose both slots are damaged.
+
+        An update that is not whole on the disk is left out: the device trains again. Raises `StoreError` when another
+        release wrote the state.
+        """
+        path, _, value = self._newest()
         if value is None:
             return SavedDevice()
         try:
-            return _saved_device(value)
+            state = _saved_device(value)
         except (PeerFault, TypeError, ValueError, KeyError):
             raise _damaged(path) from None
+        if state.update is None or self.blobs.path(state.update.blob_id) is not None:
+            return state
+        log.warning("%s: the finished update is not whole (a power cut?): training again", self.folder)
+        return dataclasses.replace(state, update=None, weight=0.0, metrics={})
 
     def save(self, state: SavedDevice) -> None:
-        """Make the state durable: after a kill at any instant the folder has the old one or this one."""
-        self._store(self.folder / "state", _document(state))
+        """Keep the state: after a kill at any instant the folder has the old one or this one."""
+        if self._saves is None:
+            self._newest()
+        number = (self._saves or 0) + 1
+        path = self._slot(number)
+        with explained(path, "writing"):
+            fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                self._files.write(fd, _sealed([number, _document(state)]), 0)
+            finally:
+                os.close(fd)
+        self._saves = number
 
-    def _store(self, path: Path, value: object) -> None:
-        body = pack(value)
-        atomic_write(self._files, path, hashlib.sha256(body).digest()[:DIGEST] + body)
+    def _slot(self, number: int) -> Path:
+        return self.folder / f"state.{number % 2}"
+
+    def _newest(self) -> tuple[Path, int, Any]:
+        """The slot that was written last, its number, and its document (None: there is none)."""
+        newest: tuple[Path, int, Any] = (self._slot(0), 0, None)
+        for path in (self._slot(0), self._slot(1)):
+            data = _bytes(path)
+            body = None if data is None else _unsealed(data)
+            if body is None:
+                if data:
+                    log.warning("%s is damaged (a power cut?): going on with the state before it", path)
+                continue
+            try:
+                number, document = unpack(body)
+            except (PeerFault, TypeError, ValueError):
+                raise _damaged(path) from None
+            if type(number) is not int:
+                raise _damaged(path)
+            if number > newest[1]:
+                newest = (path, number, document)
+        self._saves = newest[1]
+        return newest
 
 
-def _load(path: Path) -> Any:
-    """The value in a small file; None when there is no file."""
-    with explained(path, "reading"):
-        if not path.exists():
-            return None
-        data = path.read_bytes()
+def _sealed(value: object) -> bytes:
+    body = pack(value)
+    return hashlib.sha256(body).digest()[:DIGEST] + body
+
+
+def _unsealed(data: bytes) -> bytes | None:
+    """What was packed; None when the digest before it is not its own."""
     digest, body = data[:DIGEST], data[DIGEST:]
-    if hashlib.sha256(body).digest()[:DIGEST] != digest:
-        raise _damaged(path)
-    try:
-        return unpack(body)
-    except PeerFault:
-        raise _damaged(path) from None
+    return body if hashlib.sha256(body).digest()[:DIGEST] == digest else None
+
+
+def _bytes(path: Path) -> bytes | None:
+    """What a small file holds; None when there is no file."""
+    with explained(path, "reading"):
+        return path.read_bytes() if path.exists() else None
 
 
 def _document(state: SavedDevice) -> dict[str, object]:

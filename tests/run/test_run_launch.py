@@ -39,6 +39,7 @@ class Federation:
         self.hosts: dict[str, AggregatorHost | DeviceHost] = {}
         self.aggregator: AggregatorHost | None = None
         self.max_rounds = max_rounds
+        self.train_s = dict.fromkeys(("ada", "bob"), 1.0)
         self.tasks: dict[str, asyncio.Task[str]] = {}
 
     def start(self) -> "Federation":
@@ -68,7 +69,7 @@ class Federation:
         return await run_device(
             DeviceSetup(self.folder / name, name, FEDERATION, TASK),
             MemoryTransport(self.broker),
-            lambda scratch: LightTrainer(name, strength, scratch, 1.0),
+            lambda scratch: LightTrainer(name, strength, scratch, self.train_s[name]),
             clock=self.clock,
             luck=random.Random(name),
             started=lambda host: self.hosts.__setitem__(name, host),
@@ -141,6 +142,44 @@ def test_a_restart_goes_on_with_the_folder(virtual: asyncio.Runner, tmp_path: Pa
             assert [one.opened.round for one in view.rounds()] == [1, 2, 3, 4]
         del federation.hosts["aggregator"]
         await federation.stop()
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["damaged", "whole"])
+def test_a_round_that_counted_what_a_power_cut_took_is_aborted_and_the_next_one_follows(
+    virtual: asyncio.Runner, tmp_path: Path, lost: bool
+) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path)
+        federation.policy = light_policy(LENGTHS, quorum=2, deadline_s=100.0, interval_s=1.0)
+        federation.train_s["bob"] = 60.0
+        federation.start()
+        await asyncio.sleep(30)
+        federation.tasks["aggregator"].cancel()
+        await asyncio.wait([federation.tasks["aggregator"]])
+        with open_view(tmp_path / "state") as view:
+            (first,) = view.rounds()
+            assert (first.counted, first.closed) == (1, None)
+        (blob,) = (tmp_path / "state" / "blobs").glob("*.blob")
+        if lost:
+            blob.write_bytes(bytes(blob.stat().st_size))
+        federation.start_aggregator()
+        await asyncio.sleep(200)
+        await federation.stop()
+        with open_view(tmp_path / "state") as view:
+            first, second, *_ = view.rounds()
+        assert first.closed is not None
+        assert second.closed is not None
+        assert second.closed.outcome == "committed"
+        if lost:
+            assert first.closed.outcome == "aborted"
+            assert first.closed.reason == "the machine lost counted updates, as in a power cut: of ada"
+            assert '"kind":"round.abort"' in (tmp_path / "state" / "ledger.jsonl").read_text()
+        else:
+            assert first.closed.outcome == "committed"
+            assert first.counted == 2
+        verify_folder(tmp_path / "state")
 
     virtual.run(main())
 

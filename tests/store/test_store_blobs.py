@@ -60,7 +60,7 @@ def test_chunks_in_any_order_with_repeats_make_the_blob(
         lacking = {i for start, stop in blobs.missing(ID) for i in range(start, stop)}
         assert lacking == set(range(10)) - seen
     assert blobs.finish(ID).read_bytes() == DATA
-    assert names(folder) == {"blob"}
+    assert names(folder) == {"blob", "man"}
 
 
 def test_missing_chunks_are_told_as_ranges(blobs: Blobs) -> None:
@@ -147,7 +147,7 @@ def test_an_inline_blob_is_kept_whole_and_again_is_not_an_error(blobs: Blobs, tm
     path = blobs.put(BLOB, DATA)
     assert blobs.put(BLOB, DATA) == path == blobs.path(ID)
     assert path.read_bytes() == DATA
-    assert names(tmp_path) == {"blob"}
+    assert names(tmp_path) == {"blob", "man"}
     assert blobs.room == BUDGET
     with pytest.raises(PeerFault):
         blobs.put(BLOB, DATA[:-1])
@@ -274,10 +274,90 @@ def test_a_damaged_manifest_is_a_scrap(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_scraps_are_deleted_and_foreign_files_are_not(tmp_path: Path) -> None:
-    for name in (f"{ID}.part", f"{ID}.map", f"{ID}.man.tmp", "note.txt", f"{'ab' * 32}.blob"):
+    blobs_in(tmp_path).put(BLOB, DATA)
+    other = "ab" * 32
+    for name in (f"{ID}.part", f"{ID}.map", f"{ID}.man.tmp", "note.txt", f"{other}.blob", f"{other}.part"):
         (tmp_path / name).touch()
     blobs_in(tmp_path)
-    assert {one.name for one in tmp_path.iterdir()} == {"note.txt", f"{'ab' * 32}.blob"}
+    assert {one.name for one in tmp_path.iterdir()} == {"note.txt", f"{ID}.blob", f"{ID}.man"}
+
+
+# ---- power cuts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: bytes(len(data)),
+        lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:],
+    ],
+    ids=["empty", "short", "long", "zeros", "a bit"],
+)
+@pytest.mark.parametrize("way", ["finish", "put", "adopt"])
+def test_a_whole_blob_that_a_power_cut_damaged_is_gone_and_can_be_had_again(
+    tmp_path: Path, way: str, damage: Callable[[bytes], bytes]
+) -> None:
+    make_whole(blobs_in(tmp_path), way)
+    path = tmp_path / f"{ID}.blob"
+    path.write_bytes(damage(DATA))
+    again = blobs_in(tmp_path)
+    assert again.path(ID) is None
+    assert names(tmp_path) == set()
+    assert make_whole(again, way).read_bytes() == DATA
+    assert again.path(ID) == path
+
+
+@pytest.mark.parametrize("way", ["finish", "put", "adopt"])
+def test_a_whole_blob_is_read_again_by_the_next_process_only_and_once(tmp_path: Path, way: str) -> None:
+    first = blobs_in(tmp_path)
+    path = make_whole(first, way)
+    path.write_bytes(b"damage")
+    assert first.path(ID) == path
+    path.write_bytes(DATA)
+    second = blobs_in(tmp_path)
+    assert second.path(ID) == path
+    path.write_bytes(b"damage")
+    assert second.path(ID) == path
+
+
+@pytest.mark.parametrize("manifest", [None, b"", b"garbage"], ids=["missing", "empty", "damaged"])
+def test_a_whole_blob_without_its_manifest_is_a_scrap(tmp_path: Path, manifest: bytes | None) -> None:
+    make_whole(blobs_in(tmp_path), "put")
+    if manifest is None:
+        (tmp_path / f"{ID}.man").unlink()
+    else:
+        (tmp_path / f"{ID}.man").write_bytes(manifest)
+    assert blobs_in(tmp_path).path(ID) is None
+    assert names(tmp_path) == set()
+
+
+def test_a_whole_blob_that_is_begun_again_lacks_nothing(tmp_path: Path) -> None:
+    make_whole(blobs_in(tmp_path), "put")
+    again = blobs_in(tmp_path)
+    assert Receiver(BLOB, again.begin(BLOB)).missing == 0
+    assert again.incoming == {}
+    assert again.finish(ID) == again.path(ID)
+
+
+def make_whole(blobs: Blobs, way: str) -> Path:
+    """Have the blob, in one of the ways in which a blob becomes whole."""
+    match way:
+        case "finish":
+            blobs.begin(BLOB)
+            for index in range(10):
+                blobs.write(ID, index, chunk(index))
+            return blobs.finish(ID)
+        case "put":
+            return blobs.put(BLOB, DATA)
+        case _:
+            source = blobs.put(build_manifest(b"source", CHUNK), b"source").with_name("update")
+            source.write_bytes(DATA)
+            assert blobs.adopt(source, CHUNK) == BLOB
+            blobs.drop(build_manifest(b"source", CHUNK).blob_id)
+            return source.with_name(f"{ID}.blob")
 
 
 def receive_all(folder: Path, files: Files, claimed: list[int]) -> None:
@@ -288,7 +368,6 @@ def receive_all(folder: Path, files: Files, claimed: list[int]) -> None:
         for index in range(start, stop):
             blobs.write(ID, index, chunk(index))
             claimed.append(index)
-    blobs.flush(ID)
     blobs.finish(ID)
 
 
@@ -307,8 +386,9 @@ def test_whatever_call_of_the_disk_fails_nothing_is_claimed_that_is_not_there(tm
             had = {i for i in range(10) if bitmap[i >> 3] >> (i & 7) & 1}
             assert had <= {*written, len(written)}
             assert len(had) >= len(written) - 1  # the last save may have failed
+            resumed.close()
             receive_all(folder, RealFiles(), [])
-            whole = resumed.path(ID)
+            whole = blobs_in(folder).path(ID)
         assert whole is not None
         assert whole.read_bytes() == DATA
         if not files.failed:
@@ -317,7 +397,7 @@ def test_whatever_call_of_the_disk_fails_nothing_is_claimed_that_is_not_there(tm
 
 
 def test_a_disk_without_room_is_told_before_the_first_chunk_and_nothing_is_left(tmp_path: Path) -> None:
-    blobs = blobs_in(tmp_path, FailingFiles(7, Failure.FULL))
+    blobs = blobs_in(tmp_path, FailingFiles(4, Failure.FULL))
     with pytest.raises(StoreFull, match="reserving room"):
         blobs.begin(BLOB)
     assert names(tmp_path) == set()

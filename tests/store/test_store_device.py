@@ -13,6 +13,7 @@ from mhfl_mq.store.device import DeviceStore
 from mhfl_mq.store.files import Files
 from mhfl_mq.testing.files import FailingFiles, Failure
 from mhfl_mq.wire.blobs import build_manifest
+from mhfl_mq.wire.codec import pack
 from mhfl_mq.wire.messages import Offer, Survey, TierSpec
 
 OFFER = Offer(
@@ -32,7 +33,14 @@ SURVEY = Survey(
 )
 DATA = b"update" * 1000
 OLD = SavedDevice(epoch=1, tier=1, layout="ab" * 32, last_round=3, survey=SURVEY, offer=OFFER)
+NEWER = replace(OLD, last_round=4)
 NEW = replace(OLD, update=build_manifest(DATA), weight=12.5, metrics={"loss": 0.25})
+
+
+def write(path: Path, value: object) -> None:
+    """As a device writes a small file."""
+    body = pack(value)
+    path.write_bytes(hashlib.sha256(body).digest()[:16] + body)
 
 
 def open_in(folder: Path, files: Files | None = None) -> DeviceStore:
@@ -48,6 +56,8 @@ def test_a_new_folder_gives_the_defaults(folder: Path) -> None:
 def test_a_state_comes_back_as_it_was(folder: Path, state: SavedDevice) -> None:
     with open_in(folder) as store:
         store.save(SavedDevice(epoch=99))
+        (folder / "update.f32").write_bytes(DATA)
+        store.blobs.adopt(folder / "update.f32")
         store.save(state)
     with open_in(folder) as store:
         assert store.load() == state
@@ -59,7 +69,7 @@ def test_the_state_that_is_tried_has_every_field_set() -> None:
 
 def test_a_state_of_an_older_release_gets_defaults_for_what_it_lacks(folder: Path) -> None:
     with open_in(folder) as store:
-        store._store(folder / "state", {"format": 1, "epoch": 5})
+        write(folder / "state.0", [4, {"format": 1, "epoch": 5}])
         assert store.load() == SavedDevice(epoch=5)
 
 
@@ -107,6 +117,8 @@ def test_whatever_call_of_the_disk_fails_the_state_is_old_or_new_and_sessions_gr
         folder = tmp_path / str(nth)
         with open_in(folder) as store:
             assert store.next_session() == 1
+            (folder / "update.f32").write_bytes(DATA)
+            store.blobs.adopt(folder / "update.f32")
             store.save(OLD)
         files = FailingFiles(nth, failure)
         session = 1
@@ -121,7 +133,7 @@ def test_whatever_call_of_the_disk_fails_the_state_is_old_or_new_and_sessions_gr
     assert all(one in (OLD, NEW) for one in found)
     assert found[0] == OLD
     assert found[-1] == NEW
-    assert len(found) == 11
+    assert len(found) == 8
 
 
 def test_a_folder_that_cannot_be_opened_is_given_back(folder: Path) -> None:
@@ -134,30 +146,57 @@ def test_a_folder_that_cannot_be_opened_is_given_back(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 100], ids=["empty", "short", "zeros"])
-@pytest.mark.parametrize("name", ["state", "session"])
-def test_a_damaged_file_is_told_with_what_to_do(folder: Path, name: str, damage: bytes) -> None:
+def test_a_damaged_session_is_told_with_what_to_do(folder: Path, damage: bytes) -> None:
     with open_in(folder) as store:
-        store.save(NEW)
         store.next_session()
-        (folder / name).write_bytes(damage)
+        (folder / "session").write_bytes(damage)
         with pytest.raises(StoreError, match=r"is damaged.*; run the release that wrote it, or move") as caught:
-            (store.load if name == "state" else store.next_session)()
-        assert caught.value.where == str(folder / name)
+            store.next_session()
+        assert caught.value.where == str(folder / "session")
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 100], ids=["empty", "short", "zeros"])
+def test_a_state_that_a_power_cut_took_gives_way_to_the_one_before_it_or_to_none(folder: Path, damage: bytes) -> None:
+    for states in ([OLD], [OLD, NEWER], [OLD, NEWER, OLD, NEWER]):
+        with open_in(folder) as store:
+            for state in states:
+                store.save(state)
+        newest = max(folder.glob("state.*"), key=lambda path: path.stat().st_mtime_ns)
+        newest.write_bytes(damage)
+        with open_in(folder) as store:
+            assert store.load() == (SavedDevice() if len(states) == 1 else OLD)
+            store.save(NEWER)
+            assert store.load() == NEWER
+        for path in folder.glob("state.*"):
+            path.write_bytes(damage)
+        with open_in(folder) as store:
+            assert store.load() == SavedDevice()
 
 
 def test_a_flipped_bit_is_damage(folder: Path) -> None:
     with open_in(folder) as store:
-        store.save(NEW)
-        data = bytearray((folder / "state").read_bytes())
+        store.save(OLD)
+        store.save(NEWER)
+        data = bytearray((folder / "state.0").read_bytes())
         data[40] ^= 1
-        (folder / "state").write_bytes(data)
-        with pytest.raises(StoreError, match="is damaged"):
-            store.load()
+        (folder / "state.0").write_bytes(data)
+        assert store.load() == OLD
 
 
-def test_a_sound_digest_over_something_else_is_damage(folder: Path) -> None:
+def test_an_update_that_a_power_cut_took_is_trained_again(folder: Path) -> None:
     with open_in(folder) as store:
-        (folder / "state").write_bytes(hashlib.sha256(b"\xc1").digest()[:16] + b"\xc1")
+        (folder / "update.f32").write_bytes(DATA)
+        manifest = store.blobs.adopt(folder / "update.f32")
+        store.save(NEW)
+        assert store.load() == NEW
+    (folder / "blobs" / f"{manifest.blob_id}.blob").write_bytes(bytes(len(DATA)))
+    with open_in(folder) as store:
+        assert store.load() == OLD
+
+
+def test_a_sound_digest_over_something_else_is_told(folder: Path) -> None:
+    with open_in(folder) as store:
+        (folder / "state.1").write_bytes(hashlib.sha256(b"\xc1").digest()[:16] + b"\xc1")
         with pytest.raises(StoreError, match="is damaged"):
             store.load()
 
@@ -166,15 +205,17 @@ def test_a_sound_file_with_other_content_is_told_as_well(folder: Path) -> None:
     with open_in(folder) as store:
         others: list[object] = [
             [],
-            {"format": 99},
-            {"format": 1, "from later": 1},
+            [1, []],
+            ["1", {"format": 1}],
+            [1, {"format": 99}],
+            [1, {"format": 1, "from later": 1}],
             "text",
-            {"format": 1, "offer": b"x"},
+            [1, {"format": 1, "offer": b"x"}],
         ]
         for value in others:
-            store._store(folder / "state", value)
+            write(folder / "state.1", value)
             with pytest.raises(StoreError, match="another release"):
                 store.load()
-        store._store(folder / "session", "text")
+        write(folder / "session", "text")
         with pytest.raises(StoreError, match="another release"):
             store.next_session()
