@@ -107,7 +107,9 @@ async def run_aggregator(
             models = Models(store.models, parts.files)
             models.sweep()
             layout, saved = await _founded(policy, store, models, foundation)
-            rules = rules_of(policy, task=setup.task, agent=AGENT, layout=layout, max_rounds=setup.max_rounds, seed=setup.seed)
+            rules = rules_of(
+                policy, task=setup.task, agent=AGENT, layout=layout, max_rounds=setup.max_rounds, seed=setup.seed
+            )
             blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic, parts.files)
             counted = () if saved.open_round is None else saved.open_round.counted
             blobs.keep({*blobs.incoming, *(update.blob_id for update in counted)})

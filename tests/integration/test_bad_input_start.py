@@ -159,7 +159,7 @@ def test_another_policys_tiers_on_an_old_folder_are_refused(plant: Plant) -> Non
     lengths = {"MHFL_LIGHT_LENGTHS": "100,400,800"}
     text = told(plant.mhfl("aggregator", "--state", plant.state, "--policy", "default", env=lengths), 3)
     assert "error: the policy's tiers" in text
-    assert "small 0.125" in text
+    assert "small 0.0625" in text
     assert "tier0 0.015" in text
     assert "  what to do: use the policy that this folder was started with, or a new state folder\n" in text
     plant.aggregator()

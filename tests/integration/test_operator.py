@@ -188,7 +188,10 @@ def test_a_second_ctrl_c_forces(plant: Plant, command: str) -> None:
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)
     assert plant.processes.ended(command, SOON_S) in (0, 130, 143)
-    plant.start(command, "--version")
-    assert plant.processes.ended(command) == 0
     plant.processes.close()
+    # A process that was forced may leave the ledger's file behind the database: the next one completes it.
+    lives = len(plant.entries("aggregator.start"))
+    plant.aggregator()
+    plant.processes.until(lambda: len(plant.entries("aggregator.start")) > lives, "another life of the aggregator")
+    plant.processes.stop("aggregator")
     plant.verify()
