@@ -20,5 +20,5 @@ def test_a_wheel_has_them_inside_the_package(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="not part of this installation.*install mhfl-mq again"):
+    with pytest.raises(ConfigError, match=r"not part of this installation.*install mhfl-mq again"):
         shipped("no_such_folder")
