@@ -82,7 +82,7 @@ def leaf(broker: str, name: str, size: int) -> None:
     async def run() -> None:
         transport = MqttTransport(broker)
         await transport.connect(Session(name, clean=True))
-        await transport.subscribe([("mhfl/v1/raw/seg/0/c", 0)])  # as our devices do
+        await transport.subscribe([("mhfl/v1/raw/seg/0/c", 1)])  # at QoS 0 a broker may drop, and nothing here repairs
         topic = f"mhfl/v1/raw/d/{name}/out/evt"
         await transport.publish(topic, b"1", retain=True)  # whoever comes first
         data, box, got = bytes(size), transport.inbox(), 0
