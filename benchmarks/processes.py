@@ -92,6 +92,7 @@ def light_run(
                 str(k * each),
                 "--tiers",
                 str(len(lengths)),
+                "--prepared",
             )
             for k in range(processes)
         ]

@@ -1,15 +1,18 @@
 """The aggregator's bench: where arrays lie. It cuts models into segments, judges updates, folds and merges them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
 
 from mhfl_mq.errors import LocalMisuse, StoreError
 from mhfl_mq.families.base import Algorithm
 from mhfl_mq.run.ports import Evaluate
-from mhfl_mq.segments import Accumulator, Bounds, Layout, check_update
-from mhfl_mq.store.blobs import Blobs
+from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, within
+from mhfl_mq.store.blobs import Blobs, manifest_of
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.served import Served
 from mhfl_mq.wire.messages import Manifest
@@ -19,6 +22,9 @@ __all__ = ["Bench", "MergedModel", "SegmentSource"]
 THREAD_FROM = 1024 * 1024
 """Coordinates from which a fold or a finalize goes to a thread: below, the hop costs more than the work."""
 FLOAT = 4  # bytes
+
+ParamsT = ParamSpec("ParamsT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +71,28 @@ class Bench:
         self._value = largest_value
         self._algorithm = algorithm
         self._sums: dict[int, tuple[Accumulator, str]] = {}  # round -> sum, model that it is about
+        self._chunk = 0  # bytes of a chunk, as segments were cut last
+        self._cut: tuple[str, int, tuple[Manifest, ...]] = ("", 0, ())  # the newest merged model's segments
 
     def segments(self, model: str, chunk: int) -> SegmentSource:
-        """Cut a model's file into segments (each byte is hashed once)."""
+        """Cut a model's file into segments; one that was merged just now has been cut already."""
         file = self._models.open(model)
+        self._chunk = chunk
+        known, known_chunk, manifests = self._cut
+        if (known, known_chunk) != (model, chunk):
+            manifests = self._manifests(file.path, file.start, chunk)
         served = Served()
-        manifests = tuple(
-            served.share(file.path, chunk, start=file.start + FLOAT * start, size=FLOAT * (stop - start))
-            for start, stop in self._layout.segment_bounds
-        )
+        for manifest, (start, _) in zip(manifests, self._layout.segment_bounds, strict=True):
+            served.hold(manifest, file.path, start=file.start + FLOAT * start)
         return SegmentSource(manifests, served)
+
+    def update_size(self, tier: int) -> int:
+        """Bytes of an update of this tier."""
+        return FLOAT * self._layout.lengths[tier]
+
+    def fits(self, part: memoryview) -> bool:
+        """Whether a part of an update is whole numbers of float32, all of them finite and within the bound."""
+        return len(part) % FLOAT == 0 and within(np.frombuffer(part, "<f4"), np.float32(self._value))
 
     def fault_in_update(self, blob_id: str, tier: int) -> str:
         """What is wrong with an update that lies in the blob folder, in one sentence; empty when nothing is."""
@@ -89,7 +107,7 @@ class Bench:
         self._sums[number] = (Accumulator(self._layout.lengths, bounds), base_model)
 
     async def fold(self, number: int, tier: int, blob_id: str, weight: float) -> None:
-        """Add a counted update; its file stays until the round is released."""
+        """Add a counted update, which was judged when it came; its file stays until the round is released."""
         path = self._blobs.path(blob_id)
         if path is None:
             raise StoreError(
@@ -97,22 +115,25 @@ class Bench:
             )
         accumulator, _ = self._sum(number)
         if self._layout.lengths[tier] < THREAD_FROM:
-            accumulator.fold(path, tier, weight)
+            accumulator.fold(path, tier, weight, checked=True)
         else:
-            await asyncio.to_thread(accumulator.fold, path, tier, weight)
+            await asyncio.to_thread(accumulator.fold, path, tier, weight, checked=True)
 
     async def merge(self, number: int) -> MergedModel:
         """Finalize the sum, measure the model and store it; raises `MhflError` when there is no model to be had."""
         accumulator, base = self._sum(number)
         out = self._scratch / f"merge-{number}.f32"
         try:
-            head = self._models.open(base).map()
-            if self._layout.lengths[-1] < THREAD_FROM:
-                self._algorithm.finalize(accumulator, head, out)
-            else:
-                await asyncio.to_thread(self._algorithm.finalize, accumulator, head, out)
+            file = self._models.open(base)
+            head = Span(file.path, file.start, file.length)  # read in blocks: a map would count as our memory
+            await self._aside(self._algorithm.finalize, accumulator, head, out)
             metrics = await self._evaluate(out)
-            model = self._models.put(out, self._layout.document(), {"round": str(number)})
+            put = self._aside(self._models.put, out, self._layout.document(), {"round": str(number)})
+            if not self._chunk:
+                return MergedModel(await put, metrics)
+            # Both read the file at the same time: each has digests of its own to make.
+            model, manifests = await asyncio.gather(put, self._aside(self._manifests, out, 0, self._chunk))
+            self._cut = (model, self._chunk, manifests)
         finally:
             out.unlink(missing_ok=True)
         return MergedModel(model, metrics)
@@ -124,6 +145,19 @@ class Bench:
         """
         self._sums.pop(number, None)
         self._blobs.keep(())
+
+    def _manifests(self, path: Path, start: int, chunk: int) -> tuple[Manifest, ...]:
+        """The manifests of the segments of a model that lies in a file from byte `start` on."""
+        return tuple(
+            manifest_of(path, chunk, start=start + FLOAT * first, size=FLOAT * (stop - first))
+            for first, stop in self._layout.segment_bounds
+        )
+
+    async def _aside(self, work: Callable[ParamsT, ResultT], *args: ParamsT.args, **options: ParamsT.kwargs) -> ResultT:
+        """Work on a whole model: in a thread, unless the model is small."""
+        if self._layout.lengths[-1] < THREAD_FROM:
+            return work(*args, **options)
+        return await asyncio.to_thread(work, *args, **options)
 
     def _sum(self, number: int) -> tuple[Accumulator, str]:
         try:

@@ -26,6 +26,7 @@ class _Fetch:
     peer: str
     receiver: Receiver
     done: Callable[[str], None]
+    look: Callable[[memoryview], None] | None
 
 
 class Fetcher:
@@ -37,19 +38,28 @@ class Fetcher:
         self._fetches: dict[tuple[str, str], _Fetch] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def fetch(self, peer: str, manifest: Manifest, done: Callable[[str], None], *, listen_s: float = 0.0) -> None:
+    def fetch(
+        self,
+        peer: str,
+        manifest: Manifest,
+        done: Callable[[str], None],
+        *,
+        listen_s: float = 0.0,
+        look: Callable[[memoryview], None] | None = None,
+    ) -> None:
         """Get a blob; `done("")` when it is there, `done(why)` when it cannot be had.
 
         A blob that is being fetched from this peer already goes on, and only the new `done` is called.
+        `look` sees each chunk that comes, before it is written; not those that an earlier fetch left.
         """
         key = (peer, manifest.blob_id[:PREFIX])
         running = self._fetches.get(key)
         if running is not None:
-            running.done = done
+            running.done, running.look = done, look
             return
         now = self._now()
         receiver = Receiver(manifest, self._blobs.begin(manifest), listen_s=listen_s)
-        fetch = self._fetches[key] = _Fetch(peer, receiver, done)
+        fetch = self._fetches[key] = _Fetch(peer, receiver, done, look)
         self._perform(key, fetch, receiver.start(now))
 
     @property
@@ -111,6 +121,8 @@ class Fetcher:
                     case Ask(ranges):
                         self._ask(fetch.peer, Pull(manifest.blob_id, ranges))
                     case Write(offset, data):
+                        if fetch.look is not None:
+                            fetch.look(data)
                         self._blobs.write_proven(manifest.blob_id, offset, data)
                     case Complete():
                         self._blobs.finish(manifest.blob_id)

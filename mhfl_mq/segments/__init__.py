@@ -1,8 +1,8 @@
 """The segment layout: nested tiers as prefixes of one flat float32 vector, and everything that adds them up."""
 
 from mhfl_mq.segments.axis import Axis
-from mhfl_mq.segments.blocks import Source
-from mhfl_mq.segments.check import Fault, UpdateCheck, check_update
+from mhfl_mq.segments.blocks import Source, Span
+from mhfl_mq.segments.check import Fault, UpdateCheck, check_update, within
 from mhfl_mq.segments.contribution import Contribution, Domain, Numbers
 from mhfl_mq.segments.fold import Accumulator, Bounds
 from mhfl_mq.segments.layout import Box, Layout, Parameter, Tier
@@ -22,8 +22,10 @@ __all__ = [
     "Packer",
     "Parameter",
     "Source",
+    "Span",
     "Tier",
     "UpdateCheck",
     "Vector",
     "check_update",
+    "within",
 ]

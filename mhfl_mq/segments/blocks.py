@@ -2,15 +2,26 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from mhfl_mq.errors import LocalMisuse, StoreError
 from mhfl_mq.segments.pack import Vector
 
-__all__ = ["BLOCK", "Source", "read_blocks", "source_length"]
+__all__ = ["BLOCK", "Source", "Span", "read_blocks", "source_length"]
 
-Source = str | os.PathLike[str] | Vector
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` float32 values of a file from byte `start` on: the vector inside a model's file, say."""
+
+    path: str | os.PathLike[str]
+    start: int
+    length: int
+
+
+Source = str | os.PathLike[str] | Span | Vector
 
 # Coordinates of one block. Small enough that the block and its scratch stay in the processor's cache (3 MiB in all),
 # large enough that numpy's cost per call vanishes: measured best of 4 Ki to 256 Ki.
@@ -24,6 +35,8 @@ def source_length(source: Source) -> int | None:
         if source.dtype != np.float32 or source.ndim != 1 or not source.flags.c_contiguous:
             raise LocalMisuse(f"an array of {source.dtype} {source.shape} is not a contiguous vector of float32")
         return source.size
+    if isinstance(source, Span):
+        return source.length
     try:
         size = os.stat(source).st_size
     except OSError as error:
@@ -37,18 +50,20 @@ def read_blocks(source: Source, stop: int) -> Iterator[tuple[int, Vector]]:
         for start in range(0, stop, BLOCK):
             yield start, source[start : min(start + BLOCK, stop)]
         return
+    path, offset = (source.path, source.start) if isinstance(source, Span) else (source, 0)
     buffer = np.empty(min(BLOCK, stop), "<f4")
     raw = buffer.data.cast("B") if stop else memoryview(b"")
     try:
-        with open(source, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
             for start in range(0, stop, BLOCK):
                 count = min(BLOCK, stop - start)
                 filled = 0
                 while filled < count * ITEM:
                     got = file.readinto(raw[filled : count * ITEM])
                     if not got:
-                        raise StoreError(f"ends before coordinate {stop}", where=os.fspath(source))
+                        raise StoreError(f"ends before coordinate {stop}", where=os.fspath(path))
                     filled += got
                 yield start, buffer[:count]
     except OSError as error:
-        raise StoreError(f"cannot be read: {error.strerror}", where=os.fspath(source)) from error
+        raise StoreError(f"cannot be read: {error.strerror}", where=os.fspath(path)) from error

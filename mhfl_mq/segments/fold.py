@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
-from mhfl_mq.segments.blocks import BLOCK, Source, read_blocks, source_length
+from mhfl_mq.segments.blocks import BLOCK, Source, Span, read_blocks, source_length
 from mhfl_mq.segments.check import within
 from mhfl_mq.segments.pack import Vector
 
@@ -106,17 +106,18 @@ class Accumulator:
         tiers = range(len(self._lengths))
         return tuple(math.fsum(w for of_tier in self._weights[k:] for w in of_tier) for k in tiers)
 
-    def fold(self, source: Source, tier: int, weight: float) -> None:
+    def fold(self, source: Source, tier: int, weight: float, *, checked: bool = False) -> None:
         """Add `weight` times an update of `tier` (float32 array, or path of a raw little-endian float32 file).
 
         An update that is all zeros counts like any other. Raises `LocalMisuse` for an update that `check_update`
         refuses, for a weight beyond the bounds or for one update too many: the sum is then as it was before.
+        With `checked` the caller vouches that `within` said yes to all of it; a wrong voucher spoils the sum.
         """
         self._check_call(source, tier, weight)
         done = 0
         try:
             for start, block in read_blocks(source, self._lengths[tier]):
-                if not within(block, self._limit):
+                if not (checked or within(block, self._limit)):
                     raise LocalMisuse(
                         "an update with a number that is not finite or beyond the round's bound came to the fold",
                         remedy="refuse it with check_update when it arrives",
@@ -147,7 +148,8 @@ class Accumulator:
             for start, block in read_blocks(head, total):
                 out[start : start + block.size] = self._moved(start, block, moves)
             return
-        if not isinstance(head, np.ndarray) and os.path.exists(out) and os.path.samefile(head, out):
+        path = head.path if isinstance(head, Span) else head
+        if not isinstance(path, np.ndarray) and os.path.exists(out) and os.path.samefile(path, out):
             raise LocalMisuse("the new model would overwrite the head while reading it", where=os.fspath(out))
         try:
             with open(out, "wb", buffering=0) as file:

@@ -94,8 +94,12 @@ class LightFoundation:
 class LightTrainer:
     """Arithmetic in the place of training. `strength` is the largest tier that the device can carry."""
 
-    def __init__(self, device: str, strength: int, scratch: Path, train_s: float = 0.0) -> None:
+    def __init__(
+        self, device: str, strength: int, scratch: Path, train_s: float = 0.0, *, prepared: bool = False
+    ) -> None:
+        """With `prepared` every update is the same file of random numbers, made at the first: for benchmarks."""
         self._device = device
+        self._prepared = prepared
         self._strength = strength
         self._scratch = scratch
         self._train_s = train_s
@@ -113,7 +117,15 @@ class LightTrainer:
         if self._train_s:
             await asyncio.sleep(self._train_s)
         out = self._scratch / f"{self._device}-{offer.round}-{next(self._numbers)}.f32"
-        light_update(self._device, offer.round, survey.tiers[offer.tier].length).tofile(out)
+        length = survey.tiers[offer.tier].length
+        if self._prepared:
+            once = self._scratch / f"{self._device}-prepared-{length}.f32"
+            if not once.exists():
+                luck = np.random.default_rng(zlib.crc32(self._device.encode()))
+                luck.standard_normal(length, np.float32).tofile(once)
+            out.hardlink_to(once)
+        else:
+            light_update(self._device, offer.round, length).tofile(out)
         return TrainResult(out, 1.0, {"seconds": self._train_s})
 
     async def close(self) -> None:
@@ -172,7 +184,8 @@ def aggregator(
 @click.option("--first", type=int, default=0, help="number of the first device")
 @click.option("--tiers", type=int, default=1)
 @click.option("--train", "train_s", type=float, default=0.0, help="seconds that a training takes")
-def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train_s: float) -> None:
+@click.option("--prepared", is_flag=True, help="every update is one prepared file: training is not what is measured")
+def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train_s: float, prepared: bool) -> None:
     """Run light devices in one process, tiers in turn."""
 
     async def run() -> None:
@@ -183,7 +196,7 @@ def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train
             await run_device(
                 DeviceSetup(folder / name, name, FEDERATION, TASK, keepalive_s=5),
                 _transport(broker),
-                lambda scratch: LightTrainer(name, number % tiers, scratch, train_s),
+                lambda scratch: LightTrainer(name, number % tiers, scratch, train_s, prepared=prepared),
                 clock=SystemClock(),
                 luck=seeded_luck(),
                 started=hosts.append,
