@@ -17,6 +17,8 @@ from mhfl_mq.transport.mqtt import MqttTransport
 from mhfl_mq.wire.blobs import DEFAULT_CHUNK
 
 WINDOW = 8
+QUEUE = 200 * 1024 * 1024
+"""Bytes: below what the broker queues for one client. What is above, it drops silently, and nothing repairs here."""
 
 
 async def send(transport: MqttTransport, topic: str, data: bytes) -> None:
@@ -41,13 +43,30 @@ async def take(transport: MqttTransport, size: int) -> None:
         transport.ack(message.token)
 
 
-async def ready(transport: MqttTransport, leaves: int) -> None:
-    """Until so many leaves have said that they listen; one may be heard twice, retained and live."""
+async def collect(transport: MqttTransport, topics: list[str], size: int) -> None:
+    """Tell leaves to send, as many at once as the broker's queue for us holds, until each has sent `size` bytes."""
+    box, waiting = transport.inbox(), list(topics)
+    left: dict[str, int] = {}
+    while waiting or left:
+        while waiting and (len(left) + 1) * size <= max(QUEUE, size):
+            topic = waiting.pop(0)
+            left[topic] = size
+            await transport.publish(topic.replace("out/evt", "in/cmd"), b"go")
+        message = await anext(box)
+        left[message.topic] -= len(message.payload)
+        transport.ack(message.token)
+        if left[message.topic] <= 0:
+            del left[message.topic]
+
+
+async def ready(transport: MqttTransport, leaves: int) -> list[str]:
+    """The topics of so many leaves that have said that they listen; one may be heard twice, retained and live."""
     box, seen = transport.inbox(), set[str]()
     while len(seen) < leaves:
         message = await anext(box)
         seen.add(message.topic)
         transport.ack(message.token)
+    return sorted(seen)
 
 
 @click.group()
@@ -68,12 +87,11 @@ def hub(broker: str, leaves: int, size: int, rounds: int) -> None:
         await transport.connect(Session("raw-hub", clean=True))
         await transport.subscribe([("mhfl/v1/raw/d/+/out/evt", 1)])
         data = bytes(size)
-        await ready(transport, leaves)
+        topics = await ready(transport, leaves)
         for _ in range(rounds + 1):  # the first one warms up
             began = time.perf_counter()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(send(transport, "mhfl/v1/raw/seg/0/c", data))
-                group.create_task(take(transport, leaves * size))
+            await send(transport, "mhfl/v1/raw/seg/0/c", data)
+            await collect(transport, topics, size)
             click.echo(f"{time.perf_counter() - began:.6f}")
         await transport.publish("mhfl/v1/raw/seg/0/c", b"end")
         await transport.close()
@@ -85,23 +103,28 @@ def hub(broker: str, leaves: int, size: int, rounds: int) -> None:
 @click.option("--broker", required=True)
 @click.option("--name", required=True)
 @click.option("--size", type=int, required=True)
-def leaf(broker: str, name: str, size: int) -> None:
+@click.option("--told", is_flag=True, help="Send when the hub says so, not at once.")
+def leaf(broker: str, name: str, size: int, told: bool) -> None:
     """Take the broadcast, send as much back, again and again."""
 
     async def run() -> None:
         transport = MqttTransport(broker)
         await transport.connect(Session(name, clean=True))
         await transport.subscribe([("mhfl/v1/raw/seg/0/c", 1)])  # at QoS 0 a broker may drop, and nothing here repairs
-        topic = f"mhfl/v1/raw/d/{name}/out/evt"
+        topic, command = f"mhfl/v1/raw/d/{name}/out/evt", f"mhfl/v1/raw/d/{name}/in/cmd"
+        await transport.subscribe([(command, 1)])
         await transport.publish(topic, b"1", retain=True)  # whoever comes first
-        data, box, got = bytes(size), transport.inbox(), 0
+        data, box, got, asked = bytes(size), transport.inbox(), 0, 0
         async for message in box:
             transport.ack(message.token)
             if bytes(message.payload[:3]) == b"end":
                 break
-            got += len(message.payload)
-            if got >= size:
-                got -= size
+            if message.topic == command:
+                asked += 1
+            else:
+                got += len(message.payload)
+            if got >= size and (asked or not told):
+                got, asked = got - size, 0
                 await send(transport, topic, data)
         await transport.close()
 

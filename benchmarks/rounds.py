@@ -67,7 +67,7 @@ def _raw(url: str, devices: int, size: int, rounds: int) -> float | None:
             start("benchmarks.raw", "hub", *words, "--leaves", str(devices), "--rounds", str(rounds))
         )
         for k in range(devices):
-            stack.enter_context(start("benchmarks.raw", "leaf", *words, "--name", f"l{k}"))
+            stack.enter_context(start("benchmarks.raw", "leaf", *words, "--told", "--name", f"l{k}"))
         try:
             return statistics.median(_seconds(hub, RAW_LIMIT_S)[1:])
         except subprocess.TimeoutExpired:
