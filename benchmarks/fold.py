@@ -19,7 +19,11 @@ COPY_BOUND = 0.5  # of a plain copy of as many bytes
 
 def measure() -> list[dict[str, object]]:
     """Rows of name, ours and reference (seconds), ratio (reference / ours), bound, ok."""
-    rows = [_fold(1.0, "fold, equal weights"), _fold(3.7, "fold, weighted by samples")]
+    rows = [
+        _fold(weight, f"fold, {weights}{judging}", checked=not judging)
+        for judging in ("", ", judging as it folds")  # the aggregator judges updates as they come
+        for weight, weights in ((1.0, "equal weights"), (3.7, "weighted by samples"))
+    ]
     for name, layout in (("CNN", cnn_layout()), ("MLP", mlp_layout())):
         for tier in range(len(layout.tiers)):
             rows += _pack(name, layout, tier, tier)
@@ -61,7 +65,7 @@ def _thirds(channels: int) -> tuple[int, ...]:
     return tuple(int(channels * tier.width) for tier in TIERS)
 
 
-def _fold(weight: float, name: str) -> dict[str, object]:
+def _fold(weight: float, name: str, *, checked: bool) -> dict[str, object]:
     n = 25_000_000
     value = np.random.default_rng(1).normal(size=n).astype(np.float32)
     plain = np.zeros(n)
@@ -70,7 +74,7 @@ def _fold(weight: float, name: str) -> dict[str, object]:
     def reference() -> None:
         np.add(plain, value, out=plain)
 
-    return _row(name, lambda: ours.fold(value, 0, weight), reference, FOLD_BOUND)
+    return _row(name, lambda: ours.fold(value, 0, weight, checked=checked), reference, FOLD_BOUND)
 
 
 def _pack(name: str, layout: Layout, tier: int, model: int) -> list[dict[str, object]]:

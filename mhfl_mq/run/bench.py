@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from mhfl_mq.errors import LocalMisuse, StoreError
 from mhfl_mq.families.base import Algorithm
@@ -71,6 +72,7 @@ class Bench:
         self._value = largest_value
         self._algorithm = algorithm
         self._sums: dict[int, tuple[Accumulator, str]] = {}  # round -> sum, model that it is about
+        self._spare: npt.NDArray[np.int64] | None = None  # of the last sum
         self._chunk = 0  # bytes of a chunk, as segments were cut last
         self._cut: tuple[str, int, tuple[Manifest, ...]] = ("", 0, ())  # the newest merged model's segments
 
@@ -104,7 +106,8 @@ class Bench:
     def open_fold(self, number: int, base_model: str, members: int) -> None:
         """Start the sum of a round, for at most so many updates."""
         bounds = Bounds(cohort=max(1, members), weight=self._weight, value=self._value)
-        self._sums[number] = (Accumulator(self._layout.lengths, bounds), base_model)
+        self._sums[number] = (Accumulator(self._layout.lengths, bounds, self._spare), base_model)
+        self._spare = None
 
     async def fold(self, number: int, tier: int, blob_id: str, weight: float) -> None:
         """Add a counted update, which was judged when it came; its file stays until the round is released."""
@@ -143,7 +146,9 @@ class Bench:
 
         Not only what was folded: others came too late, or were half received when a device gave up.
         """
-        self._sums.pop(number, None)
+        accumulator, _ = self._sums.pop(number, (None, ""))
+        if accumulator is not None:
+            self._spare = accumulator.storage
         self._blobs.keep(())
 
     def _manifests(self, path: Path, start: int, chunk: int) -> tuple[Manifest, ...]:

@@ -427,6 +427,47 @@ def test_a_bad_update_is_told_and_deleted(
         virtual.run(main())
 
 
+def test_a_sound_update_is_judged_as_it_comes_and_not_read_again(
+    virtual: asyncio.Runner, bench: Bench, blobs: Blobs
+) -> None:
+    async def main() -> None:
+        up = Up(blobs, bench)
+        await up.start()
+        manifest = await up.device("ada", update(100))
+        with mock.patch.object(bench, "fault_in_update", side_effect=AssertionError("it was read")):
+            up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
+            await asyncio.sleep(10)
+        assert up.posted == [UpdateStored(1, "ada", manifest.blob_id)]
+        await up.stop()
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("at", [0, 57, 99])
+@pytest.mark.parametrize("had", [0, 1, 3])
+def test_a_bad_number_is_found_wherever_it_stands_and_whoever_brought_its_chunk(
+    virtual: asyncio.Runner, bench: Bench, blobs: Blobs, at: int, had: int
+) -> None:
+    async def main() -> None:
+        up = Up(blobs, bench)
+        await up.start()
+        numbers = np.ones(100, np.float32)
+        numbers[at] = np.inf
+        manifest = await up.device("ada", numbers.tobytes())
+        blobs.begin(manifest)
+        for index in range(had):  # an earlier life of the aggregator had them
+            blobs.write(manifest.blob_id, index, numbers.tobytes()[index * CHUNK : (index + 1) * CHUNK])
+        blobs.pause(manifest.blob_id)
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
+        await asyncio.sleep(10)
+        (bad,) = up.posted
+        assert isinstance(bad, UpdateBad)
+        assert (bad.retry, bad.reason) == (False, f"coordinate {at} is inf")
+        await up.stop()
+
+    virtual.run(main())
+
+
 def test_an_inline_update_needs_no_pull(virtual: asyncio.Runner, bench: Bench, blobs: Blobs) -> None:
     async def main() -> None:
         up, data = Up(blobs, bench), update(40)

@@ -18,6 +18,7 @@ from mhfl_mq.segments import (
     Layout,
     Packer,
     Source,
+    Span,
     Vector,
     blocks,
     check_update,
@@ -223,6 +224,55 @@ def test_a_fold_beyond_the_contract_is_refused_and_changes_nothing(source: Any, 
         ours.fold(source, tier, weight)
     assert ours.updates == 0
     assert ours.weights == (0.0, 0.0, 0.0)
+
+
+def test_a_sums_storage_makes_the_next_sum_and_ends_the_old_one() -> None:
+    first, again = Accumulator(LENGTHS, BOUNDS), vector(1, 9)
+    first.fold(vector(2, 9), 2, 3.0)
+    storage = first.storage
+    second, fresh = Accumulator(LENGTHS, BOUNDS, storage), Accumulator(LENGTHS, BOUNDS)
+    assert second.storage is storage
+    second = Accumulator(LENGTHS, BOUNDS, storage)
+    for one in (second, fresh):
+        one.fold(again, 2, 2.0)
+    head = vector(3, 9)
+    assert finalized(second, head).tobytes() == finalized(fresh, head).tobytes()
+    with pytest.raises(LocalMisuse, match="given away"):
+        first.fold(again, 2, 1.0)
+    with pytest.raises(LocalMisuse, match="given away"):
+        finalized(first, head)
+    with pytest.raises(LocalMisuse, match="a storage of"):
+        Accumulator((3, 5), BOUNDS, storage)
+
+
+def test_a_checked_update_makes_the_same_sum_and_a_wrong_voucher_is_the_callers(tmp_path: Path) -> None:
+    head, update = vector(1, 9), vector(2, 9)
+    (tmp_path / "update").write_bytes(update.tobytes())
+    sums = [Accumulator(LENGTHS, BOUNDS) for _ in range(3)]
+    sums[0].fold(update, 2, 3.0)
+    sums[1].fold(tmp_path / "update", 2, 3.0, checked=True)
+    assert finalized(sums[0], head).tobytes() == finalized(sums[1], head).tobytes()
+    update[4] = BOUNDS.value * 2
+    sums[2].fold(update, 2, 3.0, checked=True)
+    assert sums[2].updates == 1
+    with pytest.raises(LocalMisuse, match="came to the fold"):
+        sums[0].fold(update, 2, 3.0)
+
+
+def test_a_head_inside_a_file_is_read_where_it_lies(tmp_path: Path) -> None:
+    head, ours = vector(1, 9), Accumulator(LENGTHS, BOUNDS)
+    ours.fold(vector(2, 5), 1, 3.0)
+    path = tmp_path / "model"
+    path.write_bytes(b"header.." + head.tobytes() + b"more")
+    out = tmp_path / "out"
+    ours.finalize(Span(path, 8, 9), out)
+    assert out.read_bytes() == finalized(ours, head).tobytes()
+    with pytest.raises(LocalMisuse, match="overwrite the head"):
+        ours.finalize(Span(path, 8, 9), path)
+    with pytest.raises(StoreError, match="ends before coordinate 9"):
+        ours.finalize(Span(path, 16, 9), out)
+    with pytest.raises(LocalMisuse, match="the head has 8 coordinates"):
+        ours.finalize(Span(path, 8, 8), out)
 
 
 def test_one_update_more_than_the_cohort_is_refused() -> None:
