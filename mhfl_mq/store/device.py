@@ -116,10 +116,13 @@ class DeviceStore:
             self._newest()
         number = (self._saves or 0) + 1
         path = self._slot(number)
+        data = _sealed([number, _document(state)])
         with explained(path, "writing"):
-            fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            # Cut after the write: a file that is emptied first is flushed by ext4 when it is closed.
+            fd = self._files.open(path, os.O_WRONLY | os.O_CREAT)
             try:
-                self._files.write(fd, _sealed([number, _document(state)]), 0)
+                self._files.write(fd, data, 0)
+                self._files.resize(fd, len(data))
             finally:
                 os.close(fd)
         self._saves = number
