@@ -55,7 +55,17 @@ class Processes:
         env: Mapping[str, str] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a command in a session of its own; `prepare` runs in it before the command."""
+        """Start a command in a session of its own; `prepare` runs in it before the command.
+
+        Ctrl-C means there what it means in a terminal, also where our own parent has it ignored (a job in the
+        background of a script has).
+        """
+
+        def before() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if prepare is not None:
+                prepare()
+
         with self.log_file(name).open("ab") as log:
             process = self._running[name] = subprocess.Popen(
                 [sys.executable, *words],
@@ -65,7 +75,7 @@ class Processes:
                 env=self._environment(env),
                 cwd=self.folder,
                 start_new_session=True,
-                preexec_fn=prepare,
+                preexec_fn=before,
             )
         return process
 
