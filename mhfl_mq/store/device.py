@@ -116,13 +116,10 @@ class DeviceStore:
             self._newest()
         number = (self._saves or 0) + 1
         path = self._slot(number)
-        data = _sealed([number, _document(state)])
         with explained(path, "writing"):
-            # Cut after the write: a file that is emptied first is flushed by ext4 when it is closed.
-            fd = self._files.open(path, os.O_WRONLY | os.O_CREAT)
+            fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
-                self._files.write(fd, data, 0)
-                self._files.resize(fd, len(data))
+                self._files.write(fd, _sealed([number, _document(state)]), 0)
             finally:
                 os.close(fd)
         self._saves = number

@@ -133,7 +133,7 @@ def test_whatever_call_of_the_disk_fails_the_state_is_old_or_new_and_sessions_gr
     assert all(one in (OLD, NEW) for one in found)
     assert found[0] == OLD
     assert found[-1] == NEW
-    assert len(found) == 9
+    assert len(found) == 8
 
 
 def test_a_folder_that_cannot_be_opened_is_given_back(folder: Path) -> None:
