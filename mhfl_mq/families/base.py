@@ -34,11 +34,14 @@ class Algorithm(Protocol):
         """The numbers of the round's offer: the policy's training settings, and what this algorithm adds."""
         ...
 
-    def weight(self, examples: int) -> float:
-        """What the update of a device that trained on so many examples counts. Grows with the examples, if at all."""
+    def weight(self, examples: float) -> float:
+        """What the update of a device that trained on so many examples counts; at least 1.
+
+        Grows with the examples, if at all.
+        """
         ...
 
-    def contribute(self, delta: Vector, tier: int, examples: int) -> Contribution:
+    def contribute(self, delta: Vector, tier: int, examples: float) -> Contribution:
         """What a device adds: its delta (the tier's prefix) as weighted sums."""
         ...
 

@@ -41,11 +41,11 @@ class HeteroFL:
         """The training settings as they are: a device trains its tier's model as if it were the only one."""
         return dict(training)
 
-    def weight(self, examples: int) -> float:
+    def weight(self, examples: float) -> float:
         """1, or the examples; a device without examples still counts as one, so that nothing divides by zero."""
-        return 1.0 if self.weighting is Weighting.UNIFORM else float(max(1, examples))
+        return 1.0 if self.weighting is Weighting.UNIFORM else float(max(1.0, examples))
 
-    def contribute(self, delta: Vector, tier: int, examples: int) -> Contribution:
+    def contribute(self, delta: Vector, tier: int, examples: float) -> Contribution:
         """The delta times its weight, and that weight for each of the segments 0..tier."""
         weight = self.weight(examples)
         sums = {"prefix": delta.astype(np.float64) * weight}

@@ -19,6 +19,7 @@ __all__ = ["MAX_DEPTH", "MAX_VALUES", "Node", "Report", "locate", "plain", "read
 
 MAX_DEPTH: Final = 24
 """Levels of nesting: a policy has six; readers are lost long before 24."""
+_LIBYAML_TOO_DEEP: Final = "exceeded maximum nesting depth"  # from libyaml 0.2.6 on, at 1000 levels
 MAX_VALUES: Final = 20_000
 """Values after aliases are counted out: a policy of 500 lines has about 1,000."""
 
@@ -45,8 +46,24 @@ class _Stop(Exception):
     """The rest of the text cannot be read with sense; the reason was reported."""
 
 
+class _LooksTooFar(Exception):
+    """libyaml met deep nesting far ahead of what it has handed over, and cannot say where our limit is passed."""
+
+
 def read_tree(text: str, report: Report, loader: Any = _LOADER) -> Node | None:
     """The one document of `text`; None when there is none to be had, and then `report` was told why."""
+    reports: list[tuple[Any, ...]] = []
+    try:
+        root = _read(text, lambda *one: reports.append(one), loader)
+    except _LooksTooFar:
+        reports.clear()
+        root = _read(text, lambda *one: reports.append(one), yaml.SafeLoader)
+    for one in reports:
+        report(*one)
+    return root
+
+
+def _read(text: str, report: Report, loader: Any) -> Node | None:
     builder = _Builder(report)
     try:
         for event in yaml.parse(text, Loader=loader):
@@ -58,6 +75,8 @@ def read_tree(text: str, report: Report, loader: Any = _LOADER) -> Node | None:
         report(Code.SYNTAX, line, column, "a character that YAML does not allow", "remove it or write it as \\uXXXX")
         return None
     except yaml.MarkedYAMLError as error:
+        if error.problem == _LIBYAML_TOO_DEEP:
+            raise _LooksTooFar from None
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         says = " ".join(part for part in (error.context, error.problem) if part)

@@ -124,7 +124,6 @@ class FetchUpdate:
     round: int
     device: str
     tier: int
-    weight: float
     manifest: Manifest
     inline: bytes = b""
 

@@ -149,7 +149,9 @@ class FederationMachine:
         ]
         if open_round is not None:
             self._step(FederationStep.RESUME)
-            self.round = Round(self._rules, self._once, open_round.opened, head.model, open_round.counted)
+            self.round = Round(
+                self._rules, self._decider, self._once, open_round.opened, head.model, open_round.counted
+            )
             if open_round.opened.policy != self._rules.policy:
                 return effects + self.round.abort("the policy was changed while the round was open")
             return effects + self.round.resume()
@@ -206,7 +208,7 @@ class FederationMachine:
         self.last_round = opened.round
         self._once.clear()
         self._step(FederationStep.OPEN)
-        self.round = Round(self._rules, self._once, opened, self.head.model)
+        self.round = Round(self._rules, self._decider, self._once, opened, self.head.model)
         return self.round.open()
 
     def _worked(self, event: UpdateStored | UpdateBad | Merged | MergeFailed) -> list[AggregatorEffect]:
@@ -224,7 +226,7 @@ class FederationMachine:
             case UpdateBad():
                 return current.bad(event)
             case Merged():
-                return current.merged(event, self.head, self._decider)
+                return current.merged(event, self.head)
             case MergeFailed():
                 return current.merge_failed(event.reason)
             case _:

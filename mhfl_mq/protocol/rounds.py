@@ -42,7 +42,13 @@ class Round:
     """A round from its opening on; `counted` is what an earlier life of the aggregator had counted."""
 
     def __init__(
-        self, rules: Rules, once: Once, opened: RoundOpened, model: str, counted: Sequence[UpdateCounted] = ()
+        self,
+        rules: Rules,
+        decider: Decider,
+        once: Once,
+        opened: RoundOpened,
+        model: str,
+        counted: Sequence[UpdateCounted] = (),
     ) -> None:
         self.state = ROUND.start
         self.opened = opened
@@ -53,6 +59,7 @@ class Round:
         self.accepted: set[str] = set()
         self.version: VersionAdded | None = None  # what the round made, once committed
         self._rules = rules
+        self._decider = decider
         self._once = once
         self._model = model
         self._tiers = dict(opened.cohort)
@@ -162,7 +169,7 @@ class Round:
         effects = self._drop(device)
         self.fetching[device] = ready
         tier = self._tiers[device]
-        return [*effects, FetchUpdate(self.number, device, tier, ready.weight, ready.manifest, ready.inline)]
+        return [*effects, FetchUpdate(self.number, device, tier, ready.manifest, ready.inline)]
 
     def _objection(self, device: str, ready: UpdateReady) -> str:
         """What is wrong with an update, as far as its announcement tells; empty when nothing is."""
@@ -174,8 +181,11 @@ class Round:
             return f"too large: {size} bytes, at most {rules.max_update_bytes} are allowed"
         if size != _FLOAT_BYTES * tier.length:
             return f"wrong shape: {size} bytes, tier {tier.name} has {_FLOAT_BYTES * tier.length}"
-        if not isfinite(ready.weight) or not 0.0 < ready.weight <= rules.max_weight:
-            return f"weight {ready.weight:g} is not above 0 and at most {rules.max_weight:g}"
+        if not isfinite(ready.weight) or ready.weight <= 0.0:
+            return f"it says that {ready.weight:g} examples are behind it"
+        weight = self._decider.weight(ready.weight)
+        if weight > rules.max_weight:
+            return f"weight {weight:g} is over the {rules.max_weight:g} that one update may count"
         return ""
 
     def stored(self, event: UpdateStored) -> list[AggregatorEffect]:
@@ -190,7 +200,7 @@ class Round:
             tier=self._tiers[event.device],
             blob_id=event.blob_id,
             size=ready.manifest.size,
-            weight=ready.weight,
+            weight=self._decider.weight(ready.weight),
             metrics=entries.finite(ready.metrics),
         )
         self.counted[event.device] = counted
@@ -251,12 +261,12 @@ class Round:
         self._step(RoundStep.MERGE)
         return [CancelTimer(Timer.DEADLINE), *dropped, *withdrawn, Merge(self.number)]
 
-    def merged(self, event: Merged, head: VersionAdded, decider: Decider) -> list[AggregatorEffect]:
+    def merged(self, event: Merged, head: VersionAdded) -> list[AggregatorEffect]:
         """There is a model: if the gate lets it through, it and the end of the round become durable together."""
         if self.state is not RoundState.MERGING:
             return []
         self._step(RoundStep.MERGED)
-        decision = decider.gate(event.metrics, head.metrics)
+        decision = self._decider.gate(event.metrics, head.metrics)
         if not decision.yes:
             return self.abort(f"the gate said no: {decision.text}")
         self._step(RoundStep.COMMIT)

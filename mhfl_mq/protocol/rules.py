@@ -69,6 +69,10 @@ class Decider(Protocol):
         """How many updates a round must count, of so many invited."""
         ...
 
+    def weight(self, examples: float) -> float:
+        """What an update counts in the mean, when so many examples are behind it; above 0."""
+        ...
+
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """Whether a model with these metrics may follow the head with those."""
         ...

@@ -1,8 +1,9 @@
 """The aggregator's bench: where arrays lie. It cuts models into segments, judges updates, folds and merges them."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -23,6 +24,8 @@ __all__ = ["Bench", "MergedModel", "SegmentSource"]
 THREAD_FROM = 1024 * 1024
 """Coordinates from which a fold or a finalize goes to a thread: below, the hop costs more than the work."""
 FLOAT = 4  # bytes
+SMALLEST_WEIGHT = 1.0
+"""Where a sum's bound on the weights begins: every algorithm's smallest weight."""
 
 ParamsT = ParamSpec("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -48,6 +51,31 @@ class MergedModel:
     metrics: Mapping[str, float]
 
 
+@dataclass(slots=True)
+class _Sum:
+    """A round's sum, whose grid is as fine as its largest weight allows.
+
+    The grid follows from the largest weight (rounded up to a power of two) of what was counted, and from nothing
+    else that is told by devices: a bound from the policy (a million examples, say) would round away what updates of
+    weight 1 say. When a heavier update comes, the sum is made again from the files, which stay until the round ends;
+    so the result follows from the set of updates alone, whatever their order and however often we restart.
+    """
+
+    base: str  # the model that it is about
+    accumulator: Accumulator
+    folded: list[tuple[Path, int, float]] = field(default_factory=list)  # file, tier, weight
+
+    def add(self, path: Path, tier: int, weight: float) -> None:
+        """Fold an update that was judged when it came."""
+        if weight > self.accumulator.bounds.weight:
+            bounds = replace(self.accumulator.bounds, weight=2.0 ** math.ceil(math.log2(weight)))
+            self.accumulator = self.accumulator.emptied(bounds)
+            for one in self.folded:
+                self.accumulator.fold(*one, checked=True)
+        self.accumulator.fold(path, tier, weight, checked=True)
+        self.folded.append((path, tier, weight))
+
+
 class Bench:
     """The arrays of one aggregator. Memory: one sum (8 bytes a coordinate) and small blocks, however many devices."""
 
@@ -60,7 +88,6 @@ class Bench:
         blobs: Blobs,
         scratch: Path,
         evaluate: Evaluate,
-        largest_weight: float,
         largest_value: float,
     ) -> None:
         self._layout = layout
@@ -68,10 +95,9 @@ class Bench:
         self._blobs = blobs
         self._scratch = scratch
         self._evaluate = evaluate
-        self._weight = largest_weight
         self._value = largest_value
         self._algorithm = algorithm
-        self._sums: dict[int, tuple[Accumulator, str]] = {}  # round -> sum, model that it is about
+        self._sums: dict[int, _Sum] = {}  # by round
         self._spare: npt.NDArray[np.int64] | None = None  # of the last sum
         self._chunk = 0  # bytes of a chunk, as segments were cut last
         self._cut: tuple[str, int, tuple[Manifest, ...]] = ("", 0, ())  # the newest merged model's segments
@@ -105,8 +131,8 @@ class Bench:
 
     def open_fold(self, number: int, base_model: str, members: int) -> None:
         """Start the sum of a round, for at most so many updates."""
-        bounds = Bounds(cohort=max(1, members), weight=self._weight, value=self._value)
-        self._sums[number] = (Accumulator(self._layout.lengths, bounds, self._spare), base_model)
+        bounds = Bounds(cohort=max(1, members), weight=SMALLEST_WEIGHT, value=self._value)
+        self._sums[number] = _Sum(base_model, Accumulator(self._layout.lengths, bounds, self._spare))
         self._spare = None
 
     async def fold(self, number: int, tier: int, blob_id: str, weight: float) -> None:
@@ -116,20 +142,20 @@ class Bench:
             raise StoreError(
                 "a counted update is gone", where=f"blob {blob_id}", remedy="the blobs folder was changed by hand?"
             )
-        accumulator, _ = self._sum(number)
+        total = self._sum(number)
         if self._layout.lengths[tier] < THREAD_FROM:
-            accumulator.fold(path, tier, weight, checked=True)
+            total.add(path, tier, weight)
         else:
-            await asyncio.to_thread(accumulator.fold, path, tier, weight, checked=True)
+            await asyncio.to_thread(total.add, path, tier, weight)
 
     async def merge(self, number: int) -> MergedModel:
         """Finalize the sum, measure the model and store it; raises `MhflError` when there is no model to be had."""
-        accumulator, base = self._sum(number)
+        total = self._sum(number)
         out = self._scratch / f"merge-{number}.f32"
         try:
-            file = self._models.open(base)
+            file = self._models.open(total.base)
             head = Span(file.path, file.start, file.length)  # read in blocks: a map would count as our memory
-            await self._aside(self._algorithm.finalize, accumulator, head, out)
+            await self._aside(self._algorithm.finalize, total.accumulator, head, out)
             metrics = await self._evaluate(out)
             put = self._aside(self._models.put, out, self._layout.document(), {"round": str(number)})
             if not self._chunk:
@@ -146,9 +172,9 @@ class Bench:
 
         Not only what was folded: others came too late, or were half received when a device gave up.
         """
-        accumulator, _ = self._sums.pop(number, (None, ""))
-        if accumulator is not None:
-            self._spare = accumulator.storage
+        total = self._sums.pop(number, None)
+        if total is not None:
+            self._spare = total.accumulator.storage
         self._blobs.keep(())
 
     def _manifests(self, path: Path, start: int, chunk: int) -> tuple[Manifest, ...]:
@@ -164,7 +190,7 @@ class Bench:
             return work(*args, **options)
         return await asyncio.to_thread(work, *args, **options)
 
-    def _sum(self, number: int) -> tuple[Accumulator, str]:
+    def _sum(self, number: int) -> "_Sum":
         try:
             return self._sums[number]
         except KeyError:

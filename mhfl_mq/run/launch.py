@@ -122,7 +122,6 @@ async def run_aggregator(
                 blobs=blobs,
                 scratch=store.folder,
                 evaluate=lambda flat: foundation.evaluate(layout, flat),
-                largest_weight=limits.max_weight,
                 largest_value=limits.largest_value,
             )
             # Seconds of the clock keep epochs growing even over a lost state folder.

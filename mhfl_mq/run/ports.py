@@ -24,7 +24,10 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished training: the update as raw little-endian float32, what it weighs, and what was measured."""
+    """A finished training: the update as raw little-endian float32, and what was measured.
+
+    `weight` is how many examples are behind it; the aggregator makes of it what the update counts.
+    """
 
     update: Path
     weight: float

@@ -67,6 +67,7 @@ class PolicyDecider:
         self._lengths = tuple(lengths)
         self._luck = luck
         self._names = tuple(tier.name for tier in policy.tiers)
+        self._algorithm = algorithm_of(policy)
 
     def assign(self, capability: Capability) -> Decision:
         """The largest tier that this device's measured capability carries within the budgets."""
@@ -84,6 +85,10 @@ class PolicyDecider:
         part = self._policy.participation
         aim = invited if part.cohort is None else min(part.cohort, invited)
         return min(invited, quorum_needed(part.quorum, aim))
+
+    def weight(self, examples: float) -> float:
+        """What an update of so many examples counts, by the policy's weighting."""
+        return self._algorithm.weight(examples)
 
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """Whether a model with these metrics may follow the head with those."""

@@ -109,6 +109,10 @@ class Accumulator:
         self._broken = "its storage was given away"
         return self._units
 
+    def emptied(self, bounds: Bounds) -> "Accumulator":
+        """An empty sum with other bounds, in this one's memory: this one is not usable after that."""
+        return Accumulator(self._lengths, bounds, self.storage)
+
     @property
     def updates(self) -> int:
         """How many updates are in the sum."""

@@ -59,7 +59,7 @@ class Trained:
     base: int
     tier: int
     delta: Vector
-    weight: float
+    examples: float
 
 
 @dataclass(slots=True)
@@ -72,8 +72,10 @@ class _Round:
 class Truth:
     """What really happened in one federation, over all lives of its processes. `note` counts interesting things."""
 
-    def __init__(self, layout: Layout, folder: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, layout: Layout, folder: Path, note: Callable[[str], None], *, by_examples: bool) -> None:
+        """`by_examples`: the policy weighs updates by their examples, not one each."""
         self.layout = layout
+        self._by_examples = by_examples
         self.epoch = 0
         self.models: dict[int, Vector] = {}  # version -> full model
         self.rounds: dict[int, _Round] = {}
@@ -97,10 +99,10 @@ class Truth:
 
     # ---- what the simulated devices tell ----
 
-    def trained(self, number: int, device: str, base: int, tier: int, delta: Vector, weight: float) -> None:
+    def trained(self, number: int, device: str, base: int, tier: int, delta: Vector, examples: float) -> None:
         """A device finished a training; it may never get to send it, or train again after a crash."""
         digest = hashlib.sha256(delta.tobytes()).hexdigest()
-        self._trained[number, device, digest] = Trained(base, tier, delta, weight)
+        self._trained[number, device, digest] = Trained(base, tier, delta, examples)
 
     def base_is(self, version: int, tier: int, flat: Vector) -> None:
         """A device starts from these weights: they must be the prefix of that version."""
@@ -152,7 +154,8 @@ class Truth:
         require(real is not None, f"{where} with an update that it did not train in this round")
         assert real is not None
         require(real.base == one.opened.base, f"{where}: trained from {real.base}, the round's base is other")
-        require(real.weight == counted.weight, f"{where} with weight {counted.weight} instead of {real.weight}")
+        weight = self._weight(real)
+        require(weight == counted.weight, f"{where} with weight {counted.weight} instead of {weight}")
         one.counted[device] = real
         if any(np.array_equal(real.delta, other.delta) for name, other in one.counted.items() if name != device):
             self.note("update.twin")
@@ -198,8 +201,10 @@ class Truth:
         for k, (start, stop) in enumerate(self.layout.segment_bounds):
             holders = [each for each in one.counted.values() if each.tier >= k]
             if holders:
-                total = sum((each.delta[start:stop].astype(np.float64) * each.weight for each in holders), start=0.0)
-                mean = np.asarray(total) / sum(each.weight for each in holders)
+                total = sum(
+                    (each.delta[start:stop].astype(np.float64) * self._weight(each) for each in holders), start=0.0
+                )
+                mean = np.asarray(total) / sum(map(self._weight, holders))
                 expected[start:stop] = mean + base[start:stop]
             else:
                 self.note("segment.untouched")
@@ -210,6 +215,9 @@ class Truth:
                 f"the model of round {number} is not the mean of what was counted ({sorted(one.counted)}): "
                 f"{wrong.size} coordinates differ, coordinate {at} is {flat[at]} instead of {expected[at]}"
             )
+
+    def _weight(self, trained: Trained) -> float:
+        return trained.examples if self._by_examples else 1.0
 
     # ---- at the end ----
 

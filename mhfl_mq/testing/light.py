@@ -29,10 +29,21 @@ from mhfl_mq.transport.backoff import Backoff
 from mhfl_mq.transport.mqtt import MqttTransport
 from mhfl_mq.wire.messages import Capability, Offer, ProbeResult, Survey
 
-__all__ = ["FEDERATION", "TASK", "LightFoundation", "LightTrainer", "light_layout", "light_policy", "light_update"]
+__all__ = [
+    "EXAMPLES",
+    "FEDERATION",
+    "TASK",
+    "LightFoundation",
+    "LightTrainer",
+    "light_layout",
+    "light_policy",
+    "light_update",
+]
 
 TASK = "light"
 FEDERATION = "light"
+EXAMPLES = 100
+"""What every light device says that it has."""
 STEP_S = 0.001
 """What a light device says that a step of the smallest tier takes; each tier doubles it."""
 
@@ -110,7 +121,7 @@ class LightTrainer:
         step_s = STEP_S / 2**self._strength
         probes = tuple(ProbeResult(tier.name, step_s * 4**k, 1) for k, tier in enumerate(survey.tiers))
         layout = light_layout([tier.length for tier in survey.tiers])
-        return Capability(session, layout.digest, 100, 0.0, probes)
+        return Capability(session, layout.digest, EXAMPLES, 0.0, probes)
 
     async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
         """Write the update that follows from name and round."""
@@ -126,7 +137,7 @@ class LightTrainer:
             out.hardlink_to(once)
         else:
             light_update(self._device, offer.round, length).tofile(out)
-        return TrainResult(out, 1.0, {"seconds": self._train_s})
+        return TrainResult(out, float(EXAMPLES), {"seconds": self._train_s})
 
     async def close(self) -> None:
         """Nothing to end."""

@@ -80,6 +80,10 @@ class Everybody:
         """A fixed number, at most all."""
         return min(self.quorum, invited)
 
+    def weight(self, examples: float) -> float:
+        """Its examples."""
+        return examples
+
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """As it is set."""
         return Decision(self.open_gate, ("good",) if self.open_gate else ("worse",))

@@ -270,7 +270,7 @@ class Pair:
                     self._head = message
                 for name in self.devices:
                     self._to_device(name, message)
-            case fx.FetchUpdate(number, name, _, _, manifest):
+            case fx.FetchUpdate(number, name, _, manifest):
                 self.queue.append((AGGREGATOR, ev.UpdateStored(number, name, manifest.blob_id)))
             case fx.OpenFold(number):
                 self.sums[number] = {}

@@ -112,7 +112,12 @@ class Simulation(Stage):
         )
         names = [f"d{k}" for k in range(devices)]
         self.aggregator = AggregatorNode(self, self._luck("aggregator"), self._run_aggregator)
-        self.truth = Truth(sim_layout(), self.aggregator.folder, self.note)
+        self.truth = Truth(
+            sim_layout(),
+            self.aggregator.folder,
+            self.note,
+            by_examples=self._policy.algorithm.weighting == "samples",
+        )
         self.devices = [DeviceNode(name, self, self._luck(name), self._run_device) for name in names]
         strikes = timetable(self.plan, self._luck("strikes"), self.aggregator.name, names)
         self.strikes: tuple[Strike, ...] = strikes

@@ -86,7 +86,7 @@ class Mallory:
         if wrong == 0:
             return UpdateReady(number, base - 1 if base else 1, 1.0, manifest, inline=blob)
         if wrong == 1:
-            return UpdateReady(number, base, luck.choice((0.0, 1e300)), manifest, inline=blob)
+            return UpdateReady(number, base, 0.0, manifest, inline=blob)
         size = luck.choice((0, 4, 156, 164, 8192))
         return UpdateReady(number, base, 1.0, build_manifest(bytes(size), 64))
 

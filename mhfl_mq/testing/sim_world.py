@@ -42,7 +42,7 @@ CHUNK: Final = 64
 """Bytes, the smallest that the wire allows: an update of the largest tier has 13 chunks, more than a window."""
 TIERS: Final = (("small", 0.2), ("medium", 0.5), ("large", 1.0))
 LARGEST: Final = 8
-"""Updates hold whole numbers up to this, weights up to half of it: exact in float32 and in every sum."""
+"""Updates hold whole numbers up to this, examples up to half of it: exact in float32 and in every sum."""
 
 
 def sim_layout() -> Layout:
@@ -57,7 +57,7 @@ def sim_policy(luck: random.Random, devices: int) -> Policy:
     return Policy(
         name="sim",
         tiers=tuple(Tier(name, width, budget=Budget(step_s=1.0)) for name, width in TIERS),
-        algorithm=Algorithm("heterofl", options={"steps": 1, "batch": 1}),
+        algorithm=Algorithm("heterofl", luck.choice(("uniform", "samples")), {"steps": 1, "batch": 1}),
         participation=Participation(
             cohort=luck.choice((None, max(2, devices // 2))),
             over_provision=luck.choice((1.0, 1.3)),
@@ -192,7 +192,7 @@ class SimTrainer:
         if self._faulty() and luck.random() < self._plan.fail:
             self._note("training.failed")
             raise TrainingFailed("the simulated training failed")
-        weight = float(luck.randint(1, LARGEST // 2))
+        examples = float(luck.randint(1, LARGEST // 2))
         # Now and then devices of one tier come to the very same update: its blob has the same name.
         twins = random.Random(f"{offer.round}") if luck.random() < 0.3 else luck
         delta = np.array([twins.randint(-LARGEST, LARGEST) for _ in flat], np.float32)
@@ -203,12 +203,12 @@ class SimTrainer:
             raw = Poison.spoil(delta, luck)
             self._note("update.poisoned")
         else:
-            self._truth.trained(offer.round, self._device, offer.base, offer.tier, delta, weight)
+            self._truth.trained(offer.round, self._device, offer.base, offer.tier, delta, examples)
         try:
             out.write_bytes(raw)
         except OSError as error:
             raise StoreError(str(error), where=str(out)) from error
-        return TrainResult(out, weight, {"seconds": seconds, "loss": luck.random()})
+        return TrainResult(out, examples, {"seconds": seconds, "loss": luck.random()})
 
     async def close(self) -> None:
         """Nothing to end."""

@@ -24,7 +24,10 @@ _WHOLE = Handicap()
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What local training gave: the prefix of the delta (new - base), its weight and the device's own metrics."""
+    """What local training gave: the prefix of the delta (new - base) and the device's own metrics.
+
+    `weight` is the number of examples behind it: what it counts is the aggregator's to say.
+    """
 
     delta: Vector
     weight: float
@@ -79,8 +82,8 @@ def train_tier(
     """Train `model` from the prefix `base` on the device's examples for one round.
 
     `luck` are whole numbers that, with `options.seed` and the round, start every random choice, so that a round is
-    repeatable. The weight is the number of examples (FedAvg, McMahan et al. 2017). Raises `TrainingFailed` for data
-    that is missing, for a loss that is not finite and for a model that is not.
+    repeatable. Raises `TrainingFailed` for data that is missing, for a loss that is not finite and for a model that
+    is not.
     """
     if not len(examples):
         raise TrainingFailed("the device has no examples", where=f"task {task.name!r}", remedy="check its data")

@@ -173,7 +173,8 @@ class Decline:
 class UpdateReady:
     """The device holds a finished update. Said again with growing pauses until a `Receipt` comes.
 
-    `weight` is what the update counts in the mean; `metrics` are the device's own (loss, seconds, energy, ...).
+    `weight` is how many examples are behind it: what it counts in the mean, the round's algorithm makes of that (one
+    each, say). `metrics` are the device's own (loss, seconds, energy, ...).
     `inline` is the whole blob when it fits in one frame, so that a small update needs no pull; else empty.
     """
 

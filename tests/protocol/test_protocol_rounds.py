@@ -18,7 +18,7 @@ from mhfl_mq.protocol.events import Merged, UpdateBad, UpdateStored
 from mhfl_mq.protocol.pauses import Once, Timer
 from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, RoundOpened, UpdateCounted
 from mhfl_mq.protocol.rounds import Round
-from mhfl_mq.protocol.rules import Rules
+from mhfl_mq.protocol.rules import Decider, Rules
 from mhfl_mq.protocol.states import RoundState
 from mhfl_mq.testing.machines import Disk, Everybody, digest, example_rules, manifest_of
 from mhfl_mq.wire.messages import Decline, Offer, Receipt, UpdateReady, Verdict, Withdraw
@@ -37,9 +37,15 @@ def blob(device: str) -> str:
     return ready(device).manifest.blob_id
 
 
-def opened(rules: Rules | None = None, needed: int = 2) -> Round:
+def opened(rules: Rules | None = None, needed: int = 2, decider: Decider | None = None) -> Round:
     opening = RoundOpened(7, 3, digest("policy"), needed, COHORT)
-    one = Round(example_rules() if rules is None else rules, Once(), opening, digest("model 3"))
+    one = Round(
+        example_rules() if rules is None else rules,
+        Everybody() if decider is None else decider,
+        Once(),
+        opening,
+        digest("model 3"),
+    )
     one.open()
     return one
 
@@ -69,9 +75,7 @@ def refusal(device: str, reason: str) -> list[AggregatorEffect]:
 
 def test_an_update_is_fetched_and_durable_before_it_is_folded_and_receipted() -> None:
     one = opened()
-    assert one.update_ready("ada", ready("ada", inline=b"x")) == [
-        FetchUpdate(7, "ada", 1, 2.0, ready("ada").manifest, b"x")
-    ]
+    assert one.update_ready("ada", ready("ada", inline=b"x")) == [FetchUpdate(7, "ada", 1, ready("ada").manifest, b"x")]
     counted = UpdateCounted(7, "ada", 1, blob("ada"), 80, 2.0, {"loss": 0.5})
     facts: dict[str, Fact] = {"round": 7, "device": "ada", "tier": 1, "blob": blob("ada"), "size": 80, "weight": 2.0}
     assert one.stored(UpdateStored(7, "ada", blob("ada"))) == [
@@ -101,7 +105,7 @@ def test_another_update_of_the_same_device_replaces_the_one_being_fetched() -> N
     other = ready("ada", manifest=manifest_of("trained again", 80))
     assert one.update_ready("ada", other) == [
         DropFetch(7, "ada"),
-        FetchUpdate(7, "ada", 1, 2.0, other.manifest, b""),
+        FetchUpdate(7, "ada", 1, other.manifest, b""),
     ]
     assert one.stored(UpdateStored(7, "ada", blob("ada"))) == []
     assert one.bad(UpdateBad(7, "ada", "timeout", blob_id=blob("ada"))) == []
@@ -124,10 +128,10 @@ def test_a_counted_update_said_again_is_a_duplicate_even_when_the_round_is_closi
         ("ada", {"manifest": manifest_of("x", 76)}, "wrong shape: 76 bytes, tier large has 80"),
         ("cyd", {"manifest": manifest_of("x", 80)}, "wrong shape: 80 bytes, tier small has 40"),
         ("ada", {"manifest": manifest_of("x", 1001)}, "too large: 1001 bytes, at most 1000 are allowed"),
-        ("ada", {"weight": 0.0}, "weight 0 is not above 0 and at most 100"),
-        ("ada", {"weight": -1.0}, "weight -1 is not above 0 and at most 100"),
-        ("ada", {"weight": 100.5}, "weight 100.5 is not above 0 and at most 100"),
-        ("ada", {"weight": NAN}, "weight nan is not above 0 and at most 100"),
+        ("ada", {"weight": 0.0}, "it says that 0 examples are behind it"),
+        ("ada", {"weight": -1.0}, "it says that -1 examples are behind it"),
+        ("ada", {"weight": 100.5}, "weight 100.5 is over the 100 that one update may count"),
+        ("ada", {"weight": NAN}, "it says that nan examples are behind it"),
     ],
 )
 def test_an_update_that_is_wrong_by_its_announcement_is_refused_and_the_device_is_out(
@@ -138,6 +142,21 @@ def test_an_update_that_is_wrong_by_its_announcement_is_refused_and_the_device_i
     assert one.update_ready(device, ready(device)) == [Tell(device, Receipt(7, Verdict.REFUSED, reason))]
     assert device not in one.waiting
     assert state(one) is RoundState.COLLECTING
+
+
+class OneEach(Everybody):
+    """Weighs every update as one."""
+
+    def weight(self, examples: float) -> float:
+        return 1.0
+
+
+def test_what_an_update_counts_is_the_deciders_to_say_and_not_the_devices() -> None:
+    one = opened(decider=OneEach())
+    one.update_ready("ada", ready("ada", weight=1e9))
+    effects = one.stored(UpdateStored(7, "ada", blob("ada")))
+    assert [effect.weight for effect in effects if isinstance(effect, Fold)] == [1.0]
+    assert one.counted["ada"].weight == 1.0
 
 
 def test_the_largest_weight_and_size_are_still_good() -> None:
@@ -304,7 +323,7 @@ def test_the_target_is_never_more_than_all_nor_less_than_needed(cohort: int | No
 
 def test_a_merge_that_nobody_waits_for_makes_no_version() -> None:
     one = opened()
-    assert one.merged(Merged(7, digest("model 4"), {}), Disk().head, Everybody()) == []
+    assert one.merged(Merged(7, digest("model 4"), {}), Disk().head) == []
     assert one.merge_failed("out of memory") == []
     assert one.version is None
     assert state(one) is RoundState.COLLECTING

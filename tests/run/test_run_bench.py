@@ -10,8 +10,9 @@ import pytest
 
 from mhfl_mq.errors import LocalMisuse, StoreError, TrainingFailed
 from mhfl_mq.families import make_algorithm
+from mhfl_mq.policy import Limits
 from mhfl_mq.run.bench import Bench
-from mhfl_mq.segments import Layout, Vector
+from mhfl_mq.segments import Accumulator, Bounds, Layout, Vector
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.models import Models
 from mhfl_mq.wire.blobs import build_manifest
@@ -20,7 +21,7 @@ from mhfl_mq.wire.blobs import build_manifest
 class Table:
     """A bench with the stores around it."""
 
-    def __init__(self, layout: Layout, blobs: Blobs, folder: Path) -> None:
+    def __init__(self, layout: Layout, blobs: Blobs, folder: Path, largest_value: float = 10.0) -> None:
         self.layout, self.blobs, self.folder = layout, blobs, folder
         (folder / "models").mkdir()
         self.models = Models(folder / "models")
@@ -32,8 +33,7 @@ class Table:
             blobs=blobs,
             scratch=folder,
             evaluate=self._evaluate,
-            largest_weight=10.0,
-            largest_value=10.0,
+            largest_value=largest_value,
         )
 
     async def _evaluate(self, flat: Path) -> Mapping[str, float]:
@@ -80,6 +80,51 @@ def test_a_merge_is_the_weighted_mean_of_each_segments_holders(
     expected[40:] += updates[2][40:]
     assert np.array_equal(flat, expected.astype(np.float32))
     assert not list(table.folder.glob("merge-*"))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 3.0, 100.0), (100.0, 1.0, 3.0), (3.0, 100.0, 1.0)])
+def test_a_merge_follows_from_what_was_counted_alone_and_loses_no_small_step(
+    virtual: asyncio.Runner, table: Table, weights: tuple[float, ...]
+) -> None:
+    """A heavy update that comes late makes the grid coarser for all, as if it had come first."""
+    luck = np.random.default_rng(3)
+    steps = {weight: (luck.normal(size=100) * 1e-6).astype(np.float32) for weight in sorted(weights)}
+
+    async def main() -> Vector:
+        table.bench.open_fold(3, table.model(np.zeros(100, np.float32)), 3)
+        for weight in weights:
+            await table.bench.fold(3, 1, table.update(steps[weight]), weight)
+        merged = await table.bench.merge(3)
+        table.bench.release(3)
+        return table.models.open(merged.model).read(0, 100)
+
+    flat = virtual.run(main())
+    exact = sum(weight * step.astype(np.float64) for weight, step in steps.items()) / 104
+    # Half a float32 of the result, and for each of three updates half of the grid for weights up to 128, over 104.
+    allowed = np.spacing(np.abs(flat)) / 2 + 1.5 * Bounds(3, 128.0, 10.0).grid / 104
+    assert (np.abs(flat - exact) <= allowed).all()
+    ordered = Accumulator(table.layout.lengths, Bounds(3, 128.0, 10.0))
+    for weight, step in steps.items():
+        ordered.fold(step, 1, weight)
+    expected = np.empty(100, np.float32)
+    ordered.finalize(np.zeros(100, np.float32), expected)
+    assert np.array_equal(flat, expected)
+
+
+def test_with_the_default_limits_a_step_of_a_millionth_keeps_five_digits(
+    virtual: asyncio.Runner, layout: Layout, blobs: Blobs, tmp_path: Path
+) -> None:
+    table = Table(layout, blobs, tmp_path, largest_value=Limits().largest_value)
+    luck = np.random.default_rng(5)
+    steps = [(luck.uniform(1, 2, 100) * 1e-6).astype(np.float32) for _ in range(6)]
+
+    async def main() -> Vector:
+        table.bench.open_fold(1, table.model(np.zeros(100, np.float32)), 6)
+        for step in steps:
+            await table.bench.fold(1, 1, table.update(step), 1.0)
+        return table.models.open((await table.bench.merge(1)).model).read(0, 100)
+
+    assert virtual.run(main()) == pytest.approx(np.mean(steps, axis=0, dtype=np.float64), rel=1e-6)
 
 
 def test_segments_are_read_out_of_the_models_file(table: Table) -> None:

@@ -5,6 +5,7 @@ import datetime
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from mhfl_mq.protocol.events import RollbackAsked
 from mhfl_mq.run.aggregator import AggregatorHost
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
-from mhfl_mq.store.view import open_view, verify_folder
-from mhfl_mq.testing.light import FEDERATION, TASK, LightFoundation, LightTrainer, light_policy
+from mhfl_mq.store.ledger import read
+from mhfl_mq.store.view import LEDGER, open_view, verify_folder
+from mhfl_mq.testing.light import EXAMPLES, FEDERATION, TASK, LightFoundation, LightTrainer, light_policy
 from mhfl_mq.testing.lossy import LossyBroker
 from mhfl_mq.testing.sim_time import SimClock
 from mhfl_mq.transport.memory import MemoryTransport
@@ -110,6 +112,23 @@ def test_a_federation_does_its_rounds_and_ends(virtual: asyncio.Runner, tmp_path
         with open_view(tmp_path / "state") as view:
             assert [one.counted for one in view.rounds()] == [2, 2, 2]
         verify_folder(tmp_path / "state")
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(("weighting", "weight"), [("uniform", 1.0), ("samples", float(EXAMPLES))])
+def test_what_updates_count_follows_the_policys_weighting(
+    virtual: asyncio.Runner, tmp_path: Path, weighting: str, weight: float
+) -> None:
+    async def main() -> None:
+        policy = light_policy(LENGTHS, quorum=2, interval_s=1.0)
+        policy = replace(policy, algorithm=replace(policy.algorithm, weighting=weighting))
+        federation = Federation(tmp_path, policy, max_rounds=2).start()
+        await federation.tasks["aggregator"]
+        del federation.hosts["aggregator"]
+        await federation.stop()
+        weights = [one.facts["weight"] for one in read(tmp_path / "state" / LEDGER) if one.kind == "update.count"]
+        assert weights == [weight] * 4
 
     virtual.run(main())
 

@@ -58,7 +58,6 @@ def bench(layout: Layout, blobs: Blobs, tmp_path: Path) -> Bench:
         blobs=blobs,
         scratch=tmp_path,
         evaluate=evaluate,
-        largest_weight=10.0,
         largest_value=10.0,
     )
 
@@ -393,8 +392,8 @@ def test_updates_are_pulled_a_few_at_a_time_and_proven(
         for k in range(6):
             manifests[f"d{k}"] = await up.device(f"d{k}", update(100, float(k)))
         for name, manifest in manifests.items():
-            up.collecting.fetch(FetchUpdate(1, name, 1, 1.0, manifest))
-            up.collecting.fetch(FetchUpdate(1, name, 1, 1.0, manifest))  # said again
+            up.collecting.fetch(FetchUpdate(1, name, 1, manifest))
+            up.collecting.fetch(FetchUpdate(1, name, 1, manifest))  # said again
         await asyncio.sleep(60)
         assert sorted(up.posted, key=lambda one: one.device) == [
             UpdateStored(1, name, manifest.blob_id) for name, manifest in manifests.items()
@@ -415,7 +414,7 @@ def test_a_bad_update_is_told_and_deleted(
         up = Up(blobs, bench)
         await up.start()
         manifest = await up.device("ada", update(100, float("nan")))
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, manifest))
         await asyncio.sleep(10)
         (bad,) = up.posted
         assert isinstance(bad, UpdateBad)
@@ -435,7 +434,7 @@ def test_a_sound_update_is_judged_as_it_comes_and_not_read_again(
         await up.start()
         manifest = await up.device("ada", update(100))
         with mock.patch.object(bench, "fault_in_update", side_effect=AssertionError("it was read")):
-            up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
+            up.collecting.fetch(FetchUpdate(1, "ada", 1, manifest))
             await asyncio.sleep(10)
         assert up.posted == [UpdateStored(1, "ada", manifest.blob_id)]
         await up.stop()
@@ -458,7 +457,7 @@ def test_a_bad_number_is_found_wherever_it_stands_and_whoever_brought_its_chunk(
         for index in range(had):  # an earlier life of the aggregator had them
             blobs.write(manifest.blob_id, index, numbers.tobytes()[index * CHUNK : (index + 1) * CHUNK])
         blobs.pause(manifest.blob_id)
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, manifest))
         await asyncio.sleep(10)
         (bad,) = up.posted
         assert isinstance(bad, UpdateBad)
@@ -472,9 +471,9 @@ def test_an_inline_update_needs_no_pull(virtual: asyncio.Runner, bench: Bench, b
     async def main() -> None:
         up, data = Up(blobs, bench), update(40)
         manifest = build_manifest(data, CHUNK)
-        up.collecting.fetch(FetchUpdate(1, "ada", 0, 1.0, manifest, data))
+        up.collecting.fetch(FetchUpdate(1, "ada", 0, manifest, data))
         assert up.posted == [UpdateStored(1, "ada", manifest.blob_id)]
-        up.collecting.fetch(FetchUpdate(1, "bob", 0, 1.0, manifest))  # the same update, without its bytes
+        up.collecting.fetch(FetchUpdate(1, "bob", 0, manifest))  # the same update, without its bytes
         assert up.posted[1:] == [UpdateStored(1, "bob", manifest.blob_id)]
 
     virtual.run(main())
@@ -487,7 +486,7 @@ def test_an_inline_update_that_finds_no_room_is_asked_for_again(
         up, data = Up(blobs, bench), update(40)
         manifest = build_manifest(data, CHUNK)
         with mock.patch.object(blobs, "put", side_effect=StoreFull("no room")):
-            up.collecting.fetch(FetchUpdate(1, "ada", 0, 1.0, manifest, data))
+            up.collecting.fetch(FetchUpdate(1, "ada", 0, manifest, data))
         (bad,) = up.posted
         assert isinstance(bad, UpdateBad)
         assert bad.retry
@@ -501,7 +500,7 @@ def test_chunks_larger_than_the_aggregators_memory_are_refused(
     async def main() -> None:
         up = Up(blobs, bench)
         huge = Manifest("a" * 64, 2**30, 2**23, b"\0" * 16 * 128)
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, huge))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, huge))
         (bad,) = up.posted
         assert isinstance(bad, UpdateBad)
         assert "too large" in bad.reason
@@ -519,9 +518,9 @@ def test_a_silent_device_loses_its_place_and_its_half_update_gives_way(
         await up.start()
         silent = [build_manifest(update(1000, float(k)), CHUNK) for k in range(2)]  # 4000 of 4096 bytes
         for k, manifest in enumerate(silent):
-            up.collecting.fetch(FetchUpdate(1, f"silent{k}", 1, 1.0, manifest))
+            up.collecting.fetch(FetchUpdate(1, f"silent{k}", 1, manifest))
         manifest = await up.device("ada", update(100))
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, manifest))
         await asyncio.sleep(200)
         bad = [(one.device, one.reason, one.retry) for one in up.posted if isinstance(one, UpdateBad)]
         assert bad == [(f"silent{k}", "sent nothing for too long", True) for k in range(2)]
@@ -536,7 +535,7 @@ def test_an_update_that_has_no_room_at_all_is_asked_for_again(
 ) -> None:
     async def main() -> None:
         up = Up(blobs, bench)
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, build_manifest(update(2000), CHUNK)))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, build_manifest(update(2000), CHUNK)))
         (bad,) = up.posted
         assert isinstance(bad, UpdateBad)
         assert bad.retry
@@ -553,8 +552,8 @@ def test_a_newer_update_of_a_device_takes_the_place_of_its_older_one(
         await up.start()
         old = build_manifest(update(100, 5.0), CHUNK)
         new = await up.device("ada", update(100, 6.0))
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, old))
-        up.collecting.fetch(FetchUpdate(2, "ada", 1, 1.0, new))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, old))
+        up.collecting.fetch(FetchUpdate(2, "ada", 1, new))
         await asyncio.sleep(10)
         assert up.posted == [UpdateStored(2, "ada", new.blob_id)]
         up.collecting.drop("nonesuch")
@@ -572,8 +571,8 @@ def test_one_that_waits_for_a_place_is_done_when_another_brings_the_same_update(
         up = Up(blobs, bench, places=1)
         await up.start()
         manifest = await up.device("ada", update(100))
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, manifest))
-        up.collecting.fetch(FetchUpdate(1, "bob", 1, 1.0, manifest))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, manifest))
+        up.collecting.fetch(FetchUpdate(1, "bob", 1, manifest))
         await asyncio.sleep(10)
         assert set(up.posted) == {UpdateStored(1, name, manifest.blob_id) for name in ("ada", "bob")}
         assert not blobs.incoming
@@ -585,7 +584,7 @@ def test_one_that_waits_for_a_place_is_done_when_another_brings_the_same_update(
 def test_a_lost_broker_costs_nobody_its_place(virtual: asyncio.Runner, bench: Bench, blobs: Blobs) -> None:
     async def main() -> None:
         up = Up(blobs, bench)
-        up.collecting.fetch(FetchUpdate(1, "ada", 1, 1.0, build_manifest(update(100), CHUNK)))
+        up.collecting.fetch(FetchUpdate(1, "ada", 1, build_manifest(update(100), CHUNK)))
         up.collecting.disconnected()
         await asyncio.sleep(600)
         assert up.posted == []
