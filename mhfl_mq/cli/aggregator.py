@@ -20,6 +20,9 @@ __all__ = ["command"]
 )
 @state_option
 @click.option("--rounds", type=click.IntRange(min=1), help="Stop after so many rounds (wins over the policy).")
+@click.option(
+    "--wait-for", type=click.IntRange(min=1), metavar="N", help="Open the first round when N devices are here."
+)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the task's data.")
 @click.option(
     "--seed",
@@ -36,6 +39,7 @@ def command(
     policy: Path | None,
     state: Path,
     rounds: int | None,
+    wait_for: int | None,
     data: Path | None,
     seed: int,
 ) -> None:
@@ -56,7 +60,7 @@ def command(
 
     async def run() -> str:
         return await run_aggregator(
-            AggregatorSetup(state, federation, task, root, rounds, seed=seed),
+            AggregatorSetup(state, federation, task, root, rounds, seed=seed, wait_for=wait_for or 0),
             rules,
             MqttTransport(broker, backoff=Backoff(luck.random)),
             TaskFoundation(task, data=data, seed=seed),

@@ -83,6 +83,7 @@ class AggregatorSetup:
     max_rounds: int | None = None
     keepalive_s: int = 60
     seed: int = 0
+    wait_for: int = 0  # devices that must be here before the first round
 
 
 async def run_aggregator(
@@ -126,7 +127,7 @@ async def run_aggregator(
             )
             # Seconds of the clock keep epochs growing even over a lost state folder.
             first_epoch = int(clock.now().timestamp())
-            decider = PolicyDecider(policy, layout.lengths, luck)
+            decider = PolicyDecider(policy, layout.lengths, luck, wait_for=setup.wait_for)
             machine = parts.federation(rules, decider, saved, first_epoch=first_epoch)
             host = AggregatorHost(
                 topics=Topics(setup.federation, setup.root),

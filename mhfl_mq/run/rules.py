@@ -60,10 +60,14 @@ def rules_of(
 
 
 class PolicyDecider:
-    """The machine's `Decider` over the policy's pure decisions. `luck` breaks ties between equal candidates."""
+    """The machine's `Decider` over the policy's pure decisions. `luck` breaks ties between equal candidates.
 
-    def __init__(self, policy: Policy, lengths: Sequence[int], luck: random.Random) -> None:
+    With `wait_for` nobody is invited to a federation's first round before so many devices are here.
+    """
+
+    def __init__(self, policy: Policy, lengths: Sequence[int], luck: random.Random, *, wait_for: int = 0) -> None:
         self._policy = policy
+        self._wait_for = wait_for
         self._lengths = tuple(lengths)
         self._luck = luck
         self._names = tuple(tier.name for tier in policy.tiers)
@@ -76,6 +80,8 @@ class PolicyDecider:
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
         """Whom to invite, those counted least first; nobody while too few are here."""
+        if len(candidates) < self._wait_for and not any(counted for _, _, counted in candidates):
+            return ()
         members = [Member(device, tier, counted) for device, tier, counted in candidates]
         answer = invite(members, self._policy.participation, self._luck).answer
         return () if answer is None else answer.devices

@@ -33,7 +33,9 @@ TOPICS = Topics(FEDERATION)
 class Federation:
     """An aggregator and two devices of different strength."""
 
-    def __init__(self, folder: Path, policy: Policy | None = None, max_rounds: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, policy: Policy | None = None, max_rounds: int | None = None, wait_for: int = 0
+    ) -> None:
         self.broker = LossyBroker()
         self.folder = folder
         self.policy = policy or light_policy(LENGTHS, quorum=2, interval_s=1.0)
@@ -41,21 +43,33 @@ class Federation:
         self.hosts: dict[str, AggregatorHost | DeviceHost] = {}
         self.aggregator: AggregatorHost | None = None
         self.max_rounds = max_rounds
+        self.wait_for = wait_for
         self.train_s = dict.fromkeys(("ada", "bob"), 1.0)
         self.tasks: dict[str, asyncio.Task[str]] = {}
 
     def start(self) -> "Federation":
         self.start_aggregator()
         for strength, name in enumerate(("ada", "bob")):
-            self.tasks[name] = asyncio.create_task(self._device(name, strength))
+            self.start_device(name, strength)
         return self
+
+    def start_device(self, name: str, strength: int) -> None:
+        self.tasks[name] = asyncio.create_task(self._device(name, strength))
+
+    def rounds(self) -> list[int]:
+        """How many each round invited, the oldest round first."""
+        with open_view(self.folder / "state") as view:
+            invited = {one.opened.round: len(one.opened.cohort) for one in view.rounds(100)}
+            return [invited[number] for number in sorted(invited)]
 
     def start_aggregator(self) -> None:
         self.tasks["aggregator"] = asyncio.create_task(self._aggregator())
 
     async def _aggregator(self) -> str:
         return await run_aggregator(
-            AggregatorSetup(self.folder / "state", FEDERATION, TASK, max_rounds=self.max_rounds),
+            AggregatorSetup(
+                self.folder / "state", FEDERATION, TASK, max_rounds=self.max_rounds, wait_for=self.wait_for
+            ),
             self.policy,
             MemoryTransport(self.broker),
             LightFoundation(LENGTHS),
@@ -112,6 +126,28 @@ def test_a_federation_does_its_rounds_and_ends(virtual: asyncio.Runner, tmp_path
         with open_view(tmp_path / "state") as view:
             assert [one.counted for one in view.rounds()] == [2, 2, 2]
         verify_folder(tmp_path / "state")
+
+    virtual.run(main())
+
+
+def test_the_first_round_waits_for_as_many_devices_as_it_was_told_and_later_ones_do_not(
+    virtual: asyncio.Runner, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        policy = light_policy(LENGTHS, quorum=1, interval_s=1.0)
+        federation = Federation(tmp_path, policy, max_rounds=20, wait_for=2)
+        federation.start_aggregator()
+        federation.start_device("ada", 0)
+        await asyncio.sleep(120)
+        assert federation.rounds() == []
+        federation.start_device("bob", 1)
+        await asyncio.sleep(10)
+        federation.hosts.pop("bob").stop()
+        await federation.tasks["aggregator"]
+        assert federation.rounds()[0] == 2
+        assert federation.rounds()[-1] == 1
+        del federation.hosts["aggregator"]
+        await federation.stop()
 
     virtual.run(main())
 

@@ -49,7 +49,7 @@ def run_demo(
     say(f"policy {rules.name}: tiers {', '.join(tier.name for tier in rules.tiers)}, {rules.algorithm.name}")
     try:
         say(f"broker: {fleet.start_broker()}")
-        fleet.start_aggregator(rounds or MOST_ROUNDS)
+        fleet.start_aggregator(rounds or MOST_ROUNDS, devices)
         members = _members(devices, asyncio.run(_measure(rules, data)))
         for device in members:
             fleet.start_device(device)

@@ -57,10 +57,15 @@ class Fleet:
         self.broker = EmbeddedBroker.start(self.folder / "broker")
         return f"{self.broker.name} {self.broker.version} on 127.0.0.1 (embedded)"
 
-    def start_aggregator(self, rounds: int) -> None:
-        """Start (or start again) the aggregator."""
+    def start_aggregator(self, rounds: int, devices: int) -> None:
+        """Start (or start again) the aggregator; its first round is for all devices.
+
+        The baselines train with every device in every round: a federation that began with the first two devices
+        would be compared with another one.
+        """
         words = ["aggregator", "--policy", str(self.policy), "--state", str(self.state), "--rounds", str(rounds)]
-        self._start("aggregator", [*words, "--seed", str(self.seed), *self._shared()], "aggregator")
+        words += ["--wait-for", str(devices), "--seed", str(self.seed)]
+        self._start("aggregator", [*words, *self._shared()], "aggregator")
 
     def start_device(self, device: DemoDevice) -> None:
         """Start (or start again) a device."""

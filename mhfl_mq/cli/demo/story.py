@@ -109,7 +109,7 @@ class Story:
             self._say(victim.name)
         elif what == "aggregator":
             fleet.kill("aggregator")
-            fleet.start_aggregator(self.rounds or MOST_ROUNDS)
+            fleet.start_aggregator(self.rounds or MOST_ROUNDS, len(self.devices))
             self._say("the aggregator")
         elif what == "broker" and fleet.broker is not None:
             fleet.broker.kill()
