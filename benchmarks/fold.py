@@ -1,6 +1,6 @@
 """Speed of the segment core against plain numpy on the same arrays, side by side in one run on one thread.
 
-`measure()` gives one row per figure: our speed divided by the reference's (bigger is better), and its bound.
+`measure()` gives one row per figure: our speed in coordinates per second beside the reference's, and its bound.
 """
 
 import statistics
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.table import Row
 from mhfl_mq.segments import Accumulator, Arrays, Axis, Bounds, Layout, Packer, Parameter, Tier
 
 REPEATS = 15
@@ -17,8 +18,8 @@ FOLD_BOUND = 0.9  # of numpy's in-place add of float32 into float64
 COPY_BOUND = 0.5  # of a plain copy of as many bytes
 
 
-def measure() -> list[dict[str, object]]:
-    """Rows of name, ours and reference (seconds), ratio (reference / ours), bound, ok."""
+def measure() -> list[Row]:
+    """Folds, then gathers and scatters."""
     rows = [
         _fold(weight, f"fold, {weights}{judging}", checked=not judging)
         for judging in ("", ", judging as it folds")  # the aggregator judges updates as they come
@@ -65,7 +66,7 @@ def _thirds(channels: int) -> tuple[int, ...]:
     return tuple(int(channels * tier.width) for tier in TIERS)
 
 
-def _fold(weight: float, name: str, *, checked: bool) -> dict[str, object]:
+def _fold(weight: float, name: str, *, checked: bool) -> Row:
     n = 25_000_000
     value = np.random.default_rng(1).normal(size=n).astype(np.float32)
     plain = np.zeros(n)
@@ -74,10 +75,10 @@ def _fold(weight: float, name: str, *, checked: bool) -> dict[str, object]:
     def reference() -> None:
         np.add(plain, value, out=plain)
 
-    return _row(name, lambda: ours.fold(value, 0, weight, checked=checked), reference, FOLD_BOUND)
+    return _row(name, n, lambda: ours.fold(value, 0, weight, checked=checked), reference, FOLD_BOUND)
 
 
-def _pack(name: str, layout: Layout, tier: int, model: int) -> list[dict[str, object]]:
+def _pack(name: str, layout: Layout, tier: int, model: int) -> list[Row]:
     packer = Packer(layout, tier, model=model)
     rng = np.random.default_rng(2)
     arrays: Arrays = {n: rng.normal(size=shape).astype(np.float32) for n, shape in layout.shapes(model).items()}
@@ -89,13 +90,13 @@ def _pack(name: str, layout: Layout, tier: int, model: int) -> list[dict[str, ob
         np.copyto(target, source)
 
     return [
-        _row(f"gather {what}", lambda: packer.gather(arrays, flat), reference, COPY_BOUND),
-        _row(f"scatter {what}", lambda: packer.scatter(flat, arrays), reference, COPY_BOUND),
+        _row(f"gather {what}", packer.length, lambda: packer.gather(arrays, flat), reference, COPY_BOUND),
+        _row(f"scatter {what}", packer.length, lambda: packer.scatter(flat, arrays), reference, COPY_BOUND),
     ]
 
 
-def _row(name: str, ours: Callable[[], object], reference: Callable[[], object], bound: float) -> dict[str, object]:
-    """Medians of both, and of their ratio turn by turn: neighbours in time see the same machine.
+def _row(name: str, count: int, ours: Callable[[], object], reference: Callable[[], object], bound: float) -> Row:
+    """Medians of both over `count` coordinates, and of their ratio turn by turn: neighbours see the same machine.
 
     Both run on this one thread, so its processor time is taken: other processes do not count."""
     ours()
@@ -112,16 +113,11 @@ def _row(name: str, ours: Callable[[], object], reference: Callable[[], object],
                 function()
             found.append((time.thread_time() - start) / times)
     ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
-    return {
-        "name": name,
-        "ours": statistics.median(mine),
-        "reference": statistics.median(theirs),
-        "ratio": ratio,
-        "bound": bound,
-        "ok": ratio >= bound,
-    }
-
-
-if __name__ == "__main__":
-    for row in measure():
-        print(f"{row['name']:44} {row['ratio']:6.2f} (bound {row['bound']}) {'ok' if row['ok'] else 'MISSED'}")
+    return Row(
+        name=f"{name} (coordinates/s)",
+        ours=count / statistics.median(mine),
+        reference=count / statistics.median(theirs),
+        ratio=ratio,
+        bound=f">= {bound:g}",
+        ok=ratio >= bound,
+    )

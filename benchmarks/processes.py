@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import psutil
 
+from mhfl_mq.run.status import read_board
 from mhfl_mq.transport.embedded import EmbeddedBroker
 
 __all__ = ["LightRun", "broker", "light_run", "start"]
 
 GRACE_S = 10.0
+WARM_ROUNDS = 2
 
 
 @contextmanager
@@ -57,15 +60,34 @@ def start(*words: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 class LightRun:
-    """What a finished light federation tells of itself."""
+    """What a finished light federation tells of itself.
 
-    def __init__(self, folder: Path, peak_bytes: int) -> None:
+    `sent` are the aggregator's bytes by round, as seen after devices had the round's base and before the next model
+    was broadcast: between two of them lie whole broadcasts and all repairs.
+    """
+
+    def __init__(self, folder: Path, peak_bytes: int, sent: dict[int, int]) -> None:
         lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
         commits = [datetime.datetime.fromisoformat(one["at"]) for one in lines if one["kind"] == "round.commit"]
         # The first rounds fill caches and distribute the first model while devices still join.
-        self.rounds_s = [(b - a).total_seconds() for a, b in itertools.pairwise(commits[2:])]
+        self._commits = commits[WARM_ROUNDS:]
         self.peak_bytes = peak_bytes
-        self.board = json.loads((folder / "status.json").read_text())
+        self._sent = {number: count for number, count in sent.items() if number > WARM_ROUNDS}
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of a round: the median over stretches of a tenth of the run; the ledger counts milliseconds."""
+        step = max(1, len(self._commits) // 10)
+        stretches = itertools.pairwise(self._commits[::step])
+        return statistics.median((b - a).total_seconds() / step for a, b in stretches)
+
+    @property
+    def egress(self) -> float:
+        """Bytes that the aggregator sends in a round, joining left out."""
+        first, last = min(self._sent), max(self._sent)
+        if last - first < 2:
+            raise RuntimeError(f"the board was seen in rounds {sorted(self._sent)} only: let it run longer")
+        return (self._sent[last] - self._sent[first]) / (last - first)
 
 
 def light_run(
@@ -100,16 +122,21 @@ def light_run(
         try:
             ends = time.monotonic() + limit_s
             watched = psutil.Process(hub.pid)
+            sent: dict[int, int] = {}
             while hub.poll() is None:
                 if time.monotonic() > ends:
                     raise TimeoutError(f"a light federation of {devices} devices took longer than {limit_s} s")
                 peak = max(peak, peak_of(watched))
+                board = read_board(folder / "aggregator")
+                current = board.get("round")
+                if current and current["counted"]:
+                    sent[current["number"]] = board["bytes"]["down"]
                 time.sleep(0.05)
         finally:
             del entered
             for leaf in leaves:
                 leaf.__exit__(None, None, None)
-    return LightRun(folder / "aggregator", peak)
+    return LightRun(folder / "aggregator", peak, sent)
 
 
 def peak_of(process: psutil.Process) -> int:

@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-__all__ = ["Row", "at_least", "at_most", "note"]
+__all__ = ["Row", "at_most", "note"]
 
 
 class Row(TypedDict):
@@ -21,12 +21,6 @@ def at_most(name: str, ours: float, bound: float, *, reference: float | None = N
     ratio = None if reference is None else ours / reference
     value = ours if ratio is None else ratio
     return Row(name=name, ours=ours, reference=reference, ratio=ratio, bound=f"<= {bound:g}", ok=value <= bound)
-
-
-def at_least(name: str, ours: float, bound: float, *, reference: float) -> Row:
-    """The ratio of `ours` to the reference must be at least `bound`."""
-    ratio = ours / reference
-    return Row(name=name, ours=ours, reference=reference, ratio=ratio, bound=f">= {bound:g}", ok=ratio >= bound)
 
 
 def note(name: str, ours: float) -> Row:

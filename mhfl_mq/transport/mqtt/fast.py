@@ -5,12 +5,14 @@ connected sockets before it is used; where it does not fit, stock paho does the 
 
 - a packet is read with `recv_into` into one buffer that is its payload (paho: one byte, one byte, then pieces
   that are copied together, and three more copies to decode);
-- a payload is written from where it lies (paho copies the whole rest at every partial write);
+- a payload is written from where it lies (paho copies the whole rest at every partial write), and all that waits is
+  written at once (paho: a call, and a TCP segment, for every packet);
 - any byte that arrives is a sign of life (paho closes a connection whose ping reply stands behind slow data);
 - a packet larger than `MAX_INBOUND` is read past and acknowledged, not kept.
 """
 
 import functools
+import itertools
 import logging
 import socket
 import ssl
@@ -30,6 +32,8 @@ MAX_INBOUND = 16 * 2**20  # bytes: far above a chunk and a frame; what is larger
 _BUFFER = 16 * 1024  # small packets are read many at once; of a larger one at most this much is copied
 _JOIN = 8 * 1024  # up to this a copy is cheaper than a second write
 _ROOM = 1 << 20  # bytes handed over and not yet taken by the socket, up to which QoS 0 may follow
+_SHARE = 1 << 20  # bytes read before what was read is used: chunks are still in the processor's cache then
+_AT_ONCE = 64  # pieces that one system call writes: a window of chunks with their heads, and acknowledgements
 _HEAD = 2 + 0xFFFF + 2 + 4  # the longest topic with its length, packet id, property length
 _PUBLISH, _PUBACK, _PINGREQ = 0x30, 0x40, 0xC0
 
@@ -54,6 +58,7 @@ class FastClient(paho.Client):
         self._view = memoryview(self._buffer)
         self._start = self._end = 0  # unparsed bytes in the buffer
         self._big: _BigPacket | None = None
+        self._read_bytes = 0
         self._last_mid = 0x7FFF
         self.fault: OSError | None = None  # why reading ended
         self.more = False  # whether packets were left when `loop_read` had read its share
@@ -102,6 +107,30 @@ class FastClient(paho.Client):
         """
         self._packet_queue(_PINGREQ, b"\xe0\x00", 0, 0)
 
+    def _packet_write(self) -> MQTTErrorCode:
+        sock, queue = self._sock, self._out_packet
+        if type(sock) is not socket.socket:  # TLS and websockets take one buffer at a time
+            return super()._packet_write()
+        while queue:
+            waiting = itertools.islice(queue, _AT_ONCE)
+            try:
+                sent = sock.sendmsg([memoryview(packet["packet"])[packet["pos"] :] for packet in waiting])
+            except BlockingIOError:
+                return MQTTErrorCode.MQTT_ERR_AGAIN
+            except OSError as fault:
+                self.fault = fault
+                return MQTTErrorCode.MQTT_ERR_CONN_LOST
+            while sent:
+                packet = queue[0]
+                taken = min(sent, packet["to_process"])
+                packet["pos"] += taken
+                packet["to_process"] -= taken
+                sent -= taken
+                if not packet["to_process"]:
+                    queue.popleft()
+        self._last_msg_out = paho.time_func()
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
     def _create_socket(self) -> Any:
         return self._stream
 
@@ -126,8 +155,9 @@ class FastClient(paho.Client):
     # ---- reading ------------------------------------------------------------------------------------------
 
     def loop_read(self, max_packets: int = 32) -> MQTTErrorCode:
-        """Read and handle at most so many packets; `more` says whether to come again without waiting."""
+        """Read and handle at most so many packets, or `_SHARE` bytes; `more` says whether to come again at once."""
         self.more = False
+        enough = self._read_bytes + _SHARE
         for _ in range(max_packets):
             if self._sock is None:
                 return MQTTErrorCode.MQTT_ERR_NO_CONN
@@ -136,6 +166,8 @@ class FastClient(paho.Client):
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return self._loop_rc_handle(rc)
+            if self._read_bytes >= enough:
+                break
         self.more = self._sock is not None
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -247,6 +279,7 @@ class FastClient(paho.Client):
     def _note_bytes(self, count: int) -> None:
         if count == 0:
             raise ConnectionResetError("the broker closed the connection")
+        self._read_bytes += count
         self._last_bytes_received = paho.time_func()
 
 

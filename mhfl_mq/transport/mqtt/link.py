@@ -70,6 +70,7 @@ class PahoLink:
         self._reading = False  # whether the loop watches the socket for bytes
         self._wanted = True  # whether it should
         self._writing = False
+        self._flush_due = False
         self._inside = False  # in paho's callbacks, where writing would wait for paho's own lock for ever
         self._crowded = False
         self._silent = True  # nothing is told before CONNACK and after the end
@@ -115,7 +116,7 @@ class PahoLink:
         client.send_publish(
             packet_id, message.topic, message.payload, message.qos, message.retain, again, message.expiry_s
         )
-        self._flush()
+        self._flush_soon()
 
     def subscribe(self, filters: Sequence[tuple[str, int]], *, known: bool) -> int:
         client = self._speaking()
@@ -136,7 +137,7 @@ class PahoLink:
 
     def ack(self, packet_id: int) -> None:
         self._speaking().ack(packet_id, 1)
-        self._flush()
+        self._flush_soon()
 
     def read(self, on: bool) -> None:
         if on != self._wanted:
@@ -313,8 +314,15 @@ class PahoLink:
             self._loop.call_soon(self._readable)
         self._flush()
 
+    def _flush_soon(self) -> None:
+        """Write when what runs now has run: what it says goes out in one system call, not in one each."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         """Write now what can be written; let the loop call again for the rest."""
+        self._flush_due = False
         client = self._client
         if client is None or self._sock is None or self._inside:
             return
