@@ -257,7 +257,7 @@ class AggregatorHost:
         source = None
         if not self._sharing.holds(model):
             chunk = clamp_chunk(self._transport.limits.max_packet, self._wanted_chunk)
-            source = await asyncio.to_thread(self._bench.segments, model, chunk)
+            source = await self._bench.cut(model, chunk)
         self._sharing.share(model, source, broadcast=broadcast)
 
     def _segments(self, version: int) -> tuple[str, ...]:

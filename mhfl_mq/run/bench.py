@@ -102,6 +102,10 @@ class Bench:
         self._chunk = 0  # bytes of a chunk, as segments were cut last
         self._cut: tuple[str, int, tuple[Manifest, ...]] = ("", 0, ())  # the newest merged model's segments
 
+    async def cut(self, model: str, chunk: int) -> SegmentSource:
+        """Cut a model's file into segments, without keeping the event loop from its work."""
+        return await self._aside(self.segments, model, chunk)
+
     def segments(self, model: str, chunk: int) -> SegmentSource:
         """Cut a model's file into segments; one that was merged just now has been cut already."""
         file = self._models.open(model)
