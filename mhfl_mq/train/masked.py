@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Axis, Layout, Parameter
+from mhfl_mq.train.forward import Sample, run_model, tensors_in
+from mhfl_mq.train.leaves import full_name
 from mhfl_mq.train.ports import Port, Ports
 
 __all__ = ["check_nesting"]
@@ -25,19 +28,21 @@ def check_nesting(
     models: Sequence[nn.Module],
     full_at_depth: Sequence[nn.Module],
     leaves: Mapping[str, Ports],
-    sample: tuple[Tensor, ...],
+    sample: Sample,
 ) -> None:
     """Compare every tier with the full model on the sample; raises `LayoutError` with the first layer that differs.
 
     `full_at_depth` are models of full width and each tier's depth. None of the given models is changed.
     """
-    inputs = tuple(x.double() if x.is_floating_point() else x for x in sample)
+    inputs = _doubled(sample)
     for k in range(len(models)):
         small, full = copy.deepcopy(models[k]).double(), copy.deepcopy(full_at_depth[k]).double()
         _same_arrays(layout, k, full)
         _share(layout, k, small, full)
         _mask_means(layout, k, small, full)
-        mine, theirs = _outputs(small, leaves, inputs), _outputs(full, leaves, inputs)
+        whose = f"tier {layout.tiers[k].name!r}"
+        mine = _outputs(small, leaves, inputs, whose)
+        theirs = _outputs(full, leaves, inputs, f"{whose} at full width")
         bad = next((n for n in mine if n not in theirs or not _agree(layout, k, leaves.get(n), n, mine, theirs)), None)
         if bad is not None:
             raise LayoutError(
@@ -45,6 +50,10 @@ def check_nesting(
                 where=bad or "the model's output",
                 remedy="annotate the arrays of this layer and of those that feed it, or make the factory's tiers nest",
             )
+
+
+def _doubled(sample: Sample) -> Sample:
+    return tuple(x.double() if x.is_floating_point() else x for x in sample)
 
 
 def _same_arrays(layout: Layout, k: int, full: nn.Module) -> None:
@@ -62,17 +71,25 @@ def _same_arrays(layout: Layout, k: int, full: nn.Module) -> None:
 def _share(layout: Layout, k: int, small: nn.Module, full: nn.Module) -> None:
     """Random numbers for the tier's coordinates in both models, zeros for all others in the full one."""
     small_arrays, full_arrays = small.state_dict(), full.state_dict()
+    trained = {name for name, _ in full.named_parameters()}
     with torch.no_grad():
         for p in layout.parameters:
             if k < p.since:
                 continue
             tensor = full_arrays[p.name]
-            fan = max(1, tensor[0].numel() if tensor.ndim > 1 else 4)
             kept = torch.zeros_like(tensor)
             view = _cut(kept, layout, p, k)
-            view.copy_(torch.randn_like(view) / fan**0.5)
+            # A buffer may have to be positive (a running variance).
+            view.copy_(_cut(_random(tensor) if p.name in trained else torch.rand_like(tensor) + 0.5, layout, p, k))
             tensor.copy_(kept)
             small_arrays[p.name].copy_(view.reshape(small_arrays[p.name].shape))
+
+
+def _random(array: Tensor) -> Tensor:
+    """Random numbers that neither grow nor vanish through a layer."""
+    fan = max(1, array[0].numel() if array.ndim > 1 else 4)
+    numbers: Tensor = torch.randn_like(array) / fan**0.5
+    return numbers
 
 
 def _cut(tensor: Tensor, layout: Layout, p: Parameter, k: int) -> Tensor:
@@ -95,6 +112,10 @@ def _mask_means(layout: Layout, k: int, small: nn.Module, full: nn.Module) -> No
             live = [torch.arange(n) for n in part.normalized_shape]  # without weights: the first units
             live = [_live(layout, axis, k) for axis in p.axes] if p else live
             module.register_forward_hook(_over_live(module, part, live))
+        for chain in dict(getattr(module, "parametrizations", {})).values():
+            if isinstance(chain[0], parametrizations._WeightNorm):
+                with torch.no_grad():  # a masked unit has length 0; its direction would be 0 / 0
+                    chain.original1.masked_fill_(chain.original0 == 0, 1)
         if isinstance(module, nn.MultiheadAttention) and isinstance(part, nn.MultiheadAttention):
             _rescale(module, (module.head_dim / part.head_dim) ** 0.5)
 
@@ -141,13 +162,13 @@ def _live(layout: Layout, axis: Axis, k: int) -> Tensor:
 # ---- comparing ------------------------------------------------------------------------------------------------
 
 
-def _outputs(model: nn.Module, leaves: Mapping[str, Ports], inputs: tuple[Tensor, ...]) -> dict[str, list[Tensor]]:
+def _outputs(model: nn.Module, leaves: Mapping[str, Ports], inputs: Sample, whose: str) -> dict[str, list[Tensor]]:
     """What each leaf gave (its last call), in the order of the calls, and under "" what the model gave."""
     seen: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> "torch.utils.hooks.RemovableHandle":
         def hook(module: nn.Module, args: object, result: object) -> None:
-            seen[name] = _tensors(result)
+            seen[name] = [t.detach() for t in tensors_in(result)]
 
         return model.get_submodule(name).register_forward_hook(hook)
 
@@ -158,22 +179,12 @@ def _outputs(model: nn.Module, leaves: Mapping[str, Ports], inputs: tuple[Tensor
     try:
         model.requires_grad_(True)  # with gradients torch's encoder layers run module by module, as in training
         with torch.enable_grad():
-            seen[""] = _tensors(model(*inputs))
+            seen[""] = [t.detach() for t in tensors_in(run_model(model, inputs, whose))]
     finally:
         torch.set_default_dtype(before)
         for handle in handles:
             handle.remove()
     return seen
-
-
-def _tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value.detach()]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, tuple | list):
-        return [t for item in value for t in _tensors(item)]
-    return []
 
 
 def _agree(
@@ -199,7 +210,8 @@ def _agree(
             full = full.index_select(dim, _live(layout, counted, k))
         if small.shape != full.shape:
             return False
-        if not torch.allclose(small, full, rtol=TOLERANCE, atol=TOLERANCE * (1 + float(full.abs().max()))):
+        scale = 1 + float(full.nan_to_num(0, 0, 0).abs().max()) if full.numel() else 1.0
+        if not torch.allclose(small, full, rtol=TOLERANCE, atol=TOLERANCE * scale):
             return False
     return True
 
@@ -208,12 +220,12 @@ def _axis_of(layout: Layout, name: str, ports: Ports | None, place: int) -> tupl
     """The port of a leaf's output and its axis, in units of the layout's group."""
     if ports is None or place or not ports.outputs:
         return None
-    port = ports.outputs[0]
     known = {p.name: p for p in layout.parameters}
-    for local, spans in ports.axes.items():
-        p = known.get(f"{name}.{local}")
-        for d, span in enumerate(spans):
-            if p is not None and span is not None and span.unit == port.span.unit and p.axes[d].group:
-                inner = p.axes[d].inner // span.inner * port.span.inner
-                return port, Axis(p.axes[d].channels, port.span.blocks, inner, p.axes[d].group)
+    for port in (port for port in ports.outputs if port.where == ports.outputs[0].where):
+        for local, spans in ports.axes.items():
+            p = known.get(full_name(name, local))
+            for d, span in enumerate(spans):
+                if p is not None and span is not None and span.unit == port.span.unit and p.axes[d].group:
+                    inner = p.axes[d].inner // span.inner * port.span.inner
+                    return port, Axis(p.axes[d].channels, port.span.blocks, inner, p.axes[d].group)
     return None

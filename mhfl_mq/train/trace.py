@@ -8,36 +8,43 @@ it is made of: one channel means that they count the same unit; many mean a mixt
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from mhfl_mq.train.forward import Sample, run_model
+from mhfl_mq.train.hints import Part, Puzzle
 from mhfl_mq.train.ports import Port, Ports, Span
 
 __all__ = ["Fault", "Ties", "trace"]
 
-Sample = tuple[Tensor, ...]
 PROBES = 16  # evenly spread indices of an axis that are probed besides its corners and every candidate's corners
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An input whose units could not be found, and why. `unit` is the input's own."""
+    """An input whose units could not be found, and why. `unit` is the input's own.
+
+    `puzzle`: what it is made of one by one, where that was found and does not follow in blocks.
+    """
 
     leaf: str
     unit: str
     why: str
+    puzzle: Puzzle | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ties:
     """What the probe found: pairs of units that are the same, the shapes of free inputs, and what it could not see."""
 
-    pairs: tuple[tuple[Span, Span], ...]
-    resolved: Mapping[str, Span]  # unit of a free input -> its span, with blocks and inner
-    used: frozenset[str]  # units of outputs that some input takes up one by one
-    faults: tuple[Fault, ...]
+    pairs: tuple[tuple[Span, Span], ...] = ()
+    resolved: Mapping[str, Span] = field(
+        default_factory=dict
+    )  # unit of a free input -> its span, with blocks and inner
+    used: frozenset[str] = frozenset()  # units of outputs that some input takes up one by one
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,22 @@ class _Seen:
     tensor: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an input is made of: the outputs' ports with the channel that each probed index comes from, or a fault."""
+
+    by: tuple[tuple[Port, dict[int, int]], ...] = ()
+    kept: str = ""  # a leaf of which every tier has all, and that some indices are made of alone
+    fault: str = ""
+    mixed: bool = False
+
+
 def trace(model: nn.Module, leaves: Mapping[str, Ports], sample: Sample) -> Ties:
-    """Run the (largest) model once on the sample and probe every leaf's inputs."""
+    """Run the (largest) model once on the sample and probe every leaf's inputs.
+
+    An axis that has the same size in every tier makes nothing that is cut: only outputs that vary are looked at. Of
+    what a tier lacks nobody knows whether it would: it is tied where it follows, and no fault where it does not.
+    """
     inputs, outputs = _observed(model, leaves, sample)
     pairs: list[tuple[Span, Span]] = []
     resolved: dict[str, Span] = {}
@@ -56,23 +77,33 @@ def trace(model: nn.Module, leaves: Mapping[str, Ports], sample: Sample) -> Ties
     faults: list[Fault] = []
     for seen in inputs:
         span = resolved.get(seen.port.span.unit, seen.port.span)
-        if not seen.tensor.requires_grad:
-            faults.append(Fault(seen.leaf, span.unit, "it reads the model's input, whose size is not the tier's"))
+        made = _made(seen, outputs, span)
+        if made.fault:
+            if made.mixed or not seen.port.optional:
+                faults.append(Fault(seen.leaf, span.unit, made.fault))
             continue
-        makers = _makers(seen, outputs, span)
-        if isinstance(makers, str):
-            faults.append(Fault(seen.leaf, span.unit, makers))
-            continue
-        for maker, found in makers:
-            fitted = _fit(span, maker, found)
-            if fitted is None:
-                why = f"its indices do not follow those of {maker.unit!r} in blocks"
-                faults.append(Fault(seen.leaf, span.unit, why))
+        for maker, found in sorted(made.by, key=lambda item: not item[0].varies):
+            fitted = _fit(span, maker.span, found)
+            if fitted is None and not maker.varies:
+                continue
+            if fitted is None or made.kept:
+                why = f"its indices do not follow those of {maker.span.unit!r} in blocks"
+                if made.kept:
+                    why = f"a part of it is what {made.kept!r} gives, of which every tier has all"
+                faults.append(Fault(seen.leaf, span.unit, why, _puzzle(span, made)))
                 break
             span = resolved[span.unit] = fitted
-            pairs.append((span, maker))
-            used.add(maker.unit)
+            pairs.append((span, maker.span))
+            if maker.span.unit != span.unit:  # a state that a layer hands to itself is no later layer
+                used.add(maker.span.unit)
     return Ties(tuple(pairs), resolved, frozenset(used), tuple(faults))
+
+
+def _puzzle(span: Span, made: _Made) -> Puzzle:
+    by = () if made.kept else made.by  # beside what every tier has, nothing can be said
+    parts = tuple(Part(port.span.unit, port.span.channels, found) for port, found in by if port.varies)
+    gaps = any(len(part.found) < len(_probes(span.size)) for part in parts)
+    return Puzzle(span.unit, span.size, parts, gaps)
 
 
 def _observed(model: nn.Module, leaves: Mapping[str, Ports], sample: Sample) -> tuple[list[_Seen], list[_Seen]]:
@@ -82,35 +113,34 @@ def _observed(model: nn.Module, leaves: Mapping[str, Ports], sample: Sample) -> 
     handles = []
     for name, ports in leaves.items():
         module = model.get_submodule(name)
-        for local in ports.raw:
-            array = getattr(module, local)
-            array.requires_grad_(True)
-            for d, span in enumerate(ports.axes[local]):
-                assert span is not None
-                outputs.append(_Seen(name, Port((), _fixed(d), span), array))
-        if not ports.raw:
+        if ports.raw:
+            for port in ports.outputs:
+                array: Tensor = getattr(module, str(port.where[0]))
+                outputs.append(_Seen(name, port, array.requires_grad_(True)))
+        else:
             before = _before(name, ports, inputs)
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(_after(name, ports, outputs)))
     try:
         with torch.enable_grad():
-            model(*sample)
+            run_model(model, sample, "the largest tier")
     finally:
         for handle in handles:
             handle.remove()
     return inputs, outputs
 
 
-def _fixed(d: int) -> Callable[[int], int]:
-    return lambda dims: d
-
-
 def _before(
     name: str, ports: Ports, inputs: list[_Seen]
 ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object]], None]:
     def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        for place, port in enumerate(ports.inputs):
-            value = args[place] if place < len(args) else kwargs.get(str(port.where))
+        names = list(dict.fromkeys(port.where[0] for port in ports.inputs))  # in the order of forward's arguments
+        for port in ports.inputs:
+            name_of, *path = port.where
+            place = names.index(name_of)
+            value = args[place] if place < len(args) else kwargs.get(str(name_of))
+            for step in path:
+                value = value[int(step)] if isinstance(value, tuple | list) else None
             if isinstance(value, nn.utils.rnn.PackedSequence):
                 value = value.data
             if isinstance(value, Tensor) and value.is_floating_point():
@@ -139,32 +169,45 @@ def _after(name: str, ports: Ports, outputs: list[_Seen]) -> Callable[[nn.Module
     return hook
 
 
-def _makers(seen: _Seen, outputs: list[_Seen], span: Span) -> list[tuple[Span, dict[int, int]]] | str:
-    """For every leaf output that the input is made of: which of its channels each probed index comes from."""
+def _made(seen: _Seen, outputs: list[_Seen], span: Span) -> _Made:
+    """What the input is made of: for every output that varies, which of its channels each probed index comes from."""
+    if not seen.tensor.requires_grad:
+        return _Made(fault="it reads the model's input, whose size is not the tier's")
     tensor, dim = seen.tensor, seen.port.dim(seen.tensor.ndim)
     if tensor.shape[dim] != span.size:
-        return f"its input has {tensor.shape[dim]} entries on axis {dim} instead of {span.size}"
+        return _Made(
+            fault=f"its input has {tensor.shape[dim]} entries on axis {dim} instead of {span.size}", mixed=True
+        )
     weights = torch.rand_like(tensor.select(dim, 0)) + 0.5  # else a softmax sums to one and hides its gradient
     by_array: dict[int, list[int]] = {}
     for number, maker in enumerate(outputs):
         by_array.setdefault(id(maker.tensor), []).append(number)
     arrays = [outputs[numbers[0]].tensor for numbers in by_array.values()]
     found: dict[int, dict[int, int]] = {}
+    whole: dict[int, str] = {}  # index -> a leaf whose output it is made of, and that is not cut
     for j in _probes(span.size):
         target = (tensor.select(dim, j) * weights).sum()
         slopes: Sequence[Tensor | None] = torch.autograd.grad(target, arrays, retain_graph=True, allow_unused=True)
         for numbers, slope in zip(by_array.values(), slopes, strict=True):
             if slope is None or not slope.any():
                 continue
-            hits = {n: _channels_hit(outputs[n].port, slope) for n in numbers if outputs[n].port.span.channels > 1}
+            ports = {n: outputs[n].port for n in numbers if outputs[n].port.varies is not False}
+            hits = {n: _channels_hit(port, slope) for n, port in ports.items() if port.span.channels > 1}
             single = {n: channels.pop() for n, channels in hits.items() if len(channels) == 1}
             if hits and not single:
-                return f"it mixes the units of {outputs[numbers[0]].leaf!r} (heads? a reshape? a mean?)"
+                why = f"it mixes the units of {outputs[numbers[0]].leaf!r} (heads? a reshape? a mean?)"
+                return _Made(fault=why, mixed=True)
             for n, channel in single.items():
                 found.setdefault(n, {})[j] = channel
+            if not ports:
+                whole[j] = outputs[numbers[0]].leaf
     if not found:
-        return "it is made of no layer's output"
-    return [(outputs[n].port.span, channels) for n, channels in found.items()]
+        leaf = next(iter(whole.values()), "")
+        kept = f"it is made of what {leaf!r} gives, of which every tier has all" if leaf else ""
+        return _Made(fault=kept or "it is made of no layer's output")
+    alone = whole.keys() - {j for channels in found.values() for j in channels}
+    kept = whole[min(alone)] if alone else ""
+    return _Made(tuple((outputs[n].port, channels) for n, channels in found.items()), kept)
 
 
 def _channels_hit(port: Port, slope: Tensor) -> set[int]:

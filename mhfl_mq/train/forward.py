@@ -1,0 +1,67 @@
+"""Running a task's own model: what goes wrong inside it is told by the layer's name."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from mhfl_mq.errors import LayoutError, MhflError
+
+__all__ = ["Sample", "build_model", "run_model", "tensors_in"]
+
+Sample = tuple[Tensor, ...]
+
+
+def build_model(build: Callable[[], object], whose: str) -> nn.Module:
+    """What a model factory gives, ready to be run; raises `LayoutError` when it fails or gives no module."""
+    remedy = "correct the task's model factory"
+    try:
+        model = build()
+    except MhflError:
+        raise
+    except Exception as error:
+        what = f"the model of {whose} cannot be built: {type(error).__name__}: {error}"
+        raise LayoutError(what, where="the model factory", remedy=remedy) from error
+    if not isinstance(model, nn.Module):
+        what = f"the model of {whose} is a {type(model).__name__}, not a torch module"
+        raise LayoutError(what, where="the model factory", remedy=remedy)
+    return model.eval()
+
+
+def run_model(model: nn.Module, sample: Sample, whose: str) -> object:
+    """The model's output on the sample; raises `LayoutError` with the innermost layer that could not go on."""
+    running: list[str] = []
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda module, args: running.append(name)
+
+    def leave(module: nn.Module, args: object, result: object) -> None:
+        running.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
+    try:
+        return model(*sample)
+    except MhflError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in sample)
+        raise LayoutError(
+            f"the model of {whose} fails on a sample of shape {shapes}: {type(error).__name__}: {error}",
+            where=next((name for name in reversed(running) if name), "the model's forward"),
+            remedy="give the task a sample that its model accepts in every tier",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """All tensors of what a layer or a model gave, in order: it may be a tensor, or tuples, lists and dicts of them."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        return [t for item in value for t in tensors_in(item)]
+    return []
