@@ -170,6 +170,73 @@ READS_ONE_LENGTH = {"attention", "attention with fewer heads", "vision transform
 
 # ---- drawn at random -------------------------------------------------------------------------------------------
 
+widths = st.lists(st.sampled_from((0.25, 0.5, 0.75, 1.0)), min_size=1, max_size=3, unique=True).map(sorted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), widths=widths, deep=st.integers(0, 3), seed=st.integers(0, 99))
+def test_any_kind_nests_at_any_widths_and_depths(
+    zoo: Zoo, data: st.DataObject, widths: list[float], deep: int, seed: int
+) -> None:
+    kind = data.draw(st.sampled_from(sorted(zoo)))
+    build, sample = zoo[kind]
+    tiers = tuple(Tier(f"t{k}", width, 1 if k < deep else 2) for k, width in enumerate(widths))
+    layout = derive_layout(build, tiers, sample=sample, verify=False)
+    assert_nests(layout, build, sample, seed)
+    assert_rolls(layout, build, sample, seed)
+
+
+class Stack(nn.Module):
+    """Layers over a sequence in any order, each as wide as was drawn."""
+
+    def __init__(self, s: TierShape, pieces: list[tuple[str, int]]) -> None:
+        super().__init__()
+        width = 3
+        layers: list[nn.Module] = []
+        for what, size in pieces:
+            wide = int(8 * size * s.width)
+            layers.append(nn.GRU(width, wide, batch_first=True) if what == "gru" else nn.Linear(width, wide))
+            width = wide
+            more: dict[str, list[nn.Module]] = {
+                "norm": [nn.LayerNorm(width)],
+                "groups": [nn.Flatten(0, 1), nn.GroupNorm(width // 2, width), nn.Unflatten(0, (2, 4))],
+                "attend": [nn.MultiheadAttention(width, 2, batch_first=True)],
+                "relu": [nn.ReLU()],
+                "residual": [nn.Linear(width, width)],
+            }
+            layers += more.get(what, [])
+        self.layers, self.out = nn.ModuleList(layers), nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if isinstance(layer, nn.MultiheadAttention):
+                x = x + layer(x, x, x, need_weights=False)[0]
+            elif isinstance(layer, nn.GRU):
+                x = layer(x)[0]
+            elif isinstance(layer, nn.Linear) and layer.in_features == layer.out_features:
+                x = x + torch.relu(layer(x))
+            else:
+                x = layer(x)
+        return self.out(x)  # type: ignore[no-any-return]
+
+
+PIECES = st.tuples(
+    st.sampled_from(("linear", "relu", "norm", "groups", "attend", "gru", "residual")), st.integers(1, 2)
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pieces=st.lists(PIECES, min_size=1, max_size=3), widths=widths, seed=st.integers(0, 99))
+def test_any_stack_of_layers_nests(pieces: list[tuple[str, int]], widths: list[float], seed: int) -> None:
+    def build(s: TierShape) -> nn.Module:
+        return Stack(s, pieces)
+
+    tiers = tuple(Tier(f"t{width}", width) for width in widths)
+    sample = torch.rand(2, 4, 3)
+    layout = derive_layout(build, tiers, sample=sample, verify=False)
+    assert_nests(layout, build, sample, seed)
+    assert_rolls(layout, build, sample, seed)
+
 
 @settings(max_examples=25, deadline=None)
 @given(
