@@ -25,6 +25,7 @@ from mhfl_mq.train.forward import Sample, build_model, run_model
 from mhfl_mq.train.invent import invent_sample
 from mhfl_mq.train.leaves import Annotations, check_annotations, leaves_of
 from mhfl_mq.train.masked import check_nesting
+from mhfl_mq.train.statistics import check_statistics, measuring
 from mhfl_mq.train.trace import Ties, trace
 
 __all__ = ["TierShape", "derive_layout", "layout_arrays"]
@@ -66,10 +67,14 @@ def derive_layout(
         check_arrays(tables, tiers)
         aliases = aliases_of(models[-1])
         check_annotations(notes, tables, aliases)
-        if _nothing_varies(tables):
+        same = _nothing_varies(tables)
+        if same and (len(tiers) == 1 or not measuring(models[-1])):
             return Assembly(tiers, tables, {}, Ties(), aliases).layout()
-        leaves = leaves_of(models, tables, aliases, notes)
+        leaves = {} if same else leaves_of(models, tables, aliases, notes)
         inputs = _inputs(models[-1], sample)
+        check_statistics(models[-1], tables, tiers, inputs)
+        if same:
+            return Assembly(tiers, tables, {}, Ties(), aliases).layout()
         ties = trace(copy.deepcopy(models[-1]), leaves, inputs)
         layout = Assembly(tiers, tables, leaves, ties, aliases).layout()
         if verify:

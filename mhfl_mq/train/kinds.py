@@ -181,16 +181,11 @@ def _layer_norm(name: str, modules: Sequence[nn.Module]) -> Ports:
 
 
 def _channel_norm(name: str, modules: Sequence[nn.Module]) -> Ports:
-    """BatchNorm and InstanceNorm on the batch's own statistics: each channel by itself."""
+    """BatchNorm and InstanceNorm: each channel by itself (`mhfl_mq.train.statistics` judges running statistics)."""
     full = modules[-1]
     assert isinstance(full, _CHANNEL_NORMS)
-    if full.running_mean is not None:
-        raise LayoutError(
-            f"{type(full).__name__} with running statistics: a channel measures something else in each tier",
-            where=name,
-            remedy="use GroupNorm with a fixed number of channels per group, or track_running_stats=False",
-        )
-    return _elementwise(Span(name, full.num_features), lambda dims: 1)
+    ports = _elementwise(Span(name, full.num_features), lambda dims: 1)
+    return replace(ports, axes=dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ports.axes["weight"]))
 
 
 def _prelu(name: str, modules: Sequence[nn.Module]) -> Ports:
