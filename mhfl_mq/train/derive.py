@@ -21,10 +21,10 @@ from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.train.arrays import Table, aliases_of, check_arrays, layout_arrays
 from mhfl_mq.train.assemble import Assembly
-from mhfl_mq.train.forward import Sample, build_model, run_model
+from mhfl_mq.train.forward import Sample, build_model, run_model, unlike_values
 from mhfl_mq.train.invent import invent_sample
 from mhfl_mq.train.leaves import Annotations, check_annotations, leaves_of
-from mhfl_mq.train.masked import check_nesting
+from mhfl_mq.train.masked import check_nesting, check_seen
 from mhfl_mq.train.statistics import check_statistics, measuring
 from mhfl_mq.train.trace import Ties, trace
 
@@ -52,8 +52,9 @@ def derive_layout(
 ) -> Layout:
     """The layout of the models that `build` makes for the tiers (smallest first).
 
-    `sample` is one small batch of model inputs (any values of the right shape and type); without it, one is made up
-    (`mhfl_mq.train.invent`). On it the data flow is probed and, if `verify`, the nesting of every tier is checked.
+    `sample` is one small batch of model inputs of the right shapes and types; without it, one is made up
+    (`mhfl_mq.train.invent`). Float values are replaced by random ones, integers are taken as they are. On it the data
+    flow is probed and, if `verify`, the nesting of every tier is checked.
     `annotations` give the axes of single arrays, by name; groups of the same name are the same units.
     Raises `LayoutError`. The global random state is left as it was.
     """
@@ -80,6 +81,8 @@ def derive_layout(
         if verify:
             full_at = [_built(build, TierShape(tiers[-1].width, t.depth), t) for t in tiers]
             check_nesting(layout, models, full_at, leaves, inputs)
+            if notes:
+                check_seen(models[-1], notes, inputs)
     return layout
 
 
@@ -93,10 +96,10 @@ def _nothing_varies(tables: Sequence[Table]) -> bool:
 
 
 def _inputs(model: nn.Module, sample: Tensor | Sample | None) -> Sample:
-    """The model inputs to probe with: the task's, or made up ones."""
+    """The model inputs to probe with: the task's, or made up ones, with random numbers in float tensors."""
     if sample is None:
-        return invent_sample(model)
+        return unlike_values(model, invent_sample(model))
     given = (sample,) if isinstance(sample, Tensor) else sample
     with torch.no_grad():
         run_model(model, given, "the largest tier")
-    return given
+    return unlike_values(model, given)

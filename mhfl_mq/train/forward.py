@@ -1,14 +1,16 @@
-"""Running a task's own model: what goes wrong inside it is told by the layer's name."""
+"""Running a task's own model: what goes wrong inside it is told by the layer's name, and which values it is shown."""
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, MhflError
 
-__all__ = ["Sample", "build_model", "run_model", "tensors_in"]
+__all__ = ["Sample", "build_model", "run_model", "tensors_in", "unlike_values"]
 
 Sample = tuple[Tensor, ...]
+SEED = 20_23  # any: only that every device derives the same layout
 
 
 def build_model(build: Callable[[], object], whose: str) -> nn.Module:
@@ -65,3 +67,26 @@ def tensors_in(value: object) -> list[Tensor]:
     if isinstance(value, tuple | list):
         return [t for item in value for t in tensors_in(item)]
     return []
+
+
+def unlike_values(model: nn.Module, sample: Sample) -> Sample:
+    """The sample with other numbers in its float tensors: zeros or equal numbers would hide how units are used.
+
+    Random in the range of what was given, so that a model that takes a logarithm, or counts with floats, still
+    works. Integers stay (words, lengths), and so does everything when the model does not accept the random numbers.
+    """
+    luck = torch.Generator().manual_seed(SEED)
+    other = tuple(_spread(x, luck) for x in sample)
+    try:
+        with torch.no_grad():
+            result = model(*other)
+    except Exception:  # the model's own code, which expects something of its input: it is shown what was given
+        return sample
+    return other if all(bool(t.isfinite().all()) for t in tensors_in(result)) else sample
+
+
+def _spread(given: Tensor, luck: torch.Generator) -> Tensor:
+    if not given.is_floating_point() or not given.numel() or not bool(given.isfinite().all()):
+        return given
+    low, high = float(given.min()), float(given.max())
+    return low + (high - low or 1.0) * torch.rand(given.shape, generator=luck, dtype=given.dtype)

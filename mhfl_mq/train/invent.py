@@ -37,10 +37,17 @@ def invent_sample(model: nn.Module) -> tuple[Tensor, ...]:
     )
 
 
+def _words(length: int, known: int) -> Tensor:
+    """Words that differ: attention over equal ones would show nothing of what it compares."""
+    return torch.arange(BATCH * length).view(BATCH, length) % known
+
+
 def _shapes(layer: nn.Module) -> Iterator[Tensor] | None:
     """Inputs that this layer, were it the first, would read; None for a layer that says nothing about them."""
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
-        return (torch.zeros(BATCH, n, dtype=torch.long) for n in EXTENTS)
+        known = layer.num_embeddings
+        both = ((_words(n, known), torch.zeros(BATCH, n, dtype=torch.long)) for n in EXTENTS)
+        return itertools.chain.from_iterable(both)
     if isinstance(layer, nn.Conv2d):
         return (torch.rand(BATCH, layer.in_channels, n, n) for n in EXTENTS)
     if isinstance(layer, nn.Conv1d):

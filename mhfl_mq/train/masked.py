@@ -6,7 +6,7 @@ scaled by the width of the tier's heads, as it is in the tier's own model.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from mhfl_mq.train.forward import Sample, run_model, tensors_in
 from mhfl_mq.train.leaves import full_name
 from mhfl_mq.train.ports import Port, Ports
 
-__all__ = ["check_nesting"]
+__all__ = ["check_nesting", "check_seen"]
 
 TOLERANCE = 1e-6  # relative, in float64: rounding over a deep network stays far below, a wrong cut far above
+UNSEEN = 1e-10  # relative: what is only rounding in float64 is no influence on the output
 
 
 def check_nesting(
@@ -49,6 +50,39 @@ def check_nesting(
                 f"tier {layout.tiers[k].name!r} is not the full model with its other units masked",
                 where=bad or "the model's output",
                 remedy="annotate the arrays of this layer and of those that feed it, or make the factory's tiers nest",
+            )
+
+
+def check_seen(model: nn.Module, annotated: Iterable[str], sample: Sample) -> None:
+    """Raise `LayoutError` when nothing on the sample depends on the annotated arrays of a layer: a wrong annotation
+    would pass. So it is with the queries and keys of an attention over a sequence of length 1.
+
+    `model` is the full one, and is not changed.
+    """
+    model = copy.deepcopy(model).double()
+    arrays = dict(model.named_parameters())
+    with torch.no_grad():
+        for array in arrays.values():
+            array.copy_(_random(array))
+    seen = [t for t in _outputs(model, {}, _doubled(sample), "the largest tier", cut_off=False)[""] if t.requires_grad]
+    if not seen:
+        return  # an index or a class number: no slope says what it depends on
+    target = torch.stack([(t * torch.rand_like(t)).sum() for t in seen]).sum()
+    slopes: Sequence[Tensor | None] = torch.autograd.grad(target, list(arrays.values()), allow_unused=True)
+    weight = {
+        name: 0.0 if slope is None else float((slope * array.detach()).abs().max())
+        for (name, array), slope in zip(arrays.items(), slopes, strict=True)
+    }
+    of_layers: dict[str, list[str]] = {}
+    for name in annotated:
+        of_layers.setdefault(name.rpartition(".")[0], []).append(name)
+    for names in of_layers.values():
+        if all(weight.get(name, 1.0) <= UNSEEN * max(weight.values()) for name in names):
+            raise LayoutError(
+                "its annotation cannot be checked: on this sample no output depends on it (attention over a sequence "
+                "of length 1, or over equal entries, gives the same whatever it compares)",
+                where=", ".join(names),
+                remedy="give the task a sample whose sequences have at least 2 entries that differ",
             )
 
 
@@ -162,8 +196,13 @@ def _live(layout: Layout, axis: Axis, k: int) -> Tensor:
 # ---- comparing ------------------------------------------------------------------------------------------------
 
 
-def _outputs(model: nn.Module, leaves: Mapping[str, Ports], inputs: Sample, whose: str) -> dict[str, list[Tensor]]:
-    """What each leaf gave (its last call), in the order of the calls, and under "" what the model gave."""
+def _outputs(
+    model: nn.Module, leaves: Mapping[str, Ports], inputs: Sample, whose: str, *, cut_off: bool = True
+) -> dict[str, list[Tensor]]:
+    """What each leaf gave (its last call), in the order of the calls, and under "" what the model gave.
+
+    `cut_off`: without the way in which it was computed.
+    """
     seen: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> "torch.utils.hooks.RemovableHandle":
@@ -179,7 +218,7 @@ def _outputs(model: nn.Module, leaves: Mapping[str, Ports], inputs: Sample, whos
     try:
         model.requires_grad_(True)  # with gradients torch's encoder layers run module by module, as in training
         with torch.enable_grad():
-            seen[""] = [t.detach() for t in tensors_in(run_model(model, inputs, whose))]
+            seen[""] = [t.detach() if cut_off else t for t in tensors_in(run_model(model, inputs, whose))]
     finally:
         torch.set_default_dtype(before)
         for handle in handles:

@@ -90,6 +90,37 @@ def test_an_annotation_that_does_not_fit_is_refused(annotations: Any, said: str)
         derive_layout(OwnAttention, TIERS, sample=torch.rand(2, 5, 6), annotations=annotations)
 
 
+@pytest.mark.parametrize("numbers", [torch.zeros, torch.ones])
+def test_a_wrong_annotation_is_found_out_on_a_sample_of_equal_numbers_too(numbers: Callable[..., Tensor]) -> None:
+    wrong = notes(Axis(8, 1, 1, "flat"), VO)
+    with pytest.raises(LayoutError, match=r"tier 'small' is not the full model with its other units masked"):
+        derive_layout(OwnAttention, TIERS, sample=numbers(2, 5, 6), annotations=wrong)
+    assert derive_layout(OwnAttention, TIERS, sample=numbers(2, 5, 6), annotations=notes(QK, VO)).groups
+
+
+def test_a_sequence_of_length_one_shows_nothing_of_an_annotation_and_that_is_said() -> None:
+    with pytest.raises(LayoutError, match=r"^q\.weight: its annotation cannot be checked.*sequences have at least 2"):
+        derive_layout(OwnAttention, TIERS, sample=torch.rand(2, 1, 6), annotations=notes(QK, VO))
+
+
+class Counts(nn.Module):
+    """A model that reads floats as numbers of rows, and refuses others than it knows."""
+
+    def __init__(self, s: TierShape) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(4, up(8, s)), nn.Linear(up(8, s), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not bool((x == x.round()).all()):
+            raise ValueError("rows are whole")
+        return self.out(self.words(x.long()).sum(1))  # type: ignore[no-any-return]
+
+
+def test_a_model_that_does_not_take_other_numbers_is_shown_those_of_the_sample() -> None:
+    layout = derive_layout(Counts, TIERS, sample=torch.tensor([[0.0, 3.0], [1.0, 2.0]]))
+    assert layout.groups == {"words.weight[1]": (2, 4, 8)}
+
+
 # ---- arrays that no layer's type knows -------------------------------------------------------------------------
 
 H = Axis(8, 1, 1, "h")
