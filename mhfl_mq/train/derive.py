@@ -10,7 +10,6 @@
 What cannot be derived is refused with the array's name and how to annotate it; nothing is guessed.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.train.arrays import Table, aliases_of, check_arrays, layout_arrays
 from mhfl_mq.train.assemble import Assembly
-from mhfl_mq.train.forward import Sample, build_model, run_model, unlike_values
+from mhfl_mq.train.forward import Sample, build_model, copy_model, run_model, unlike_values
 from mhfl_mq.train.invent import invent_sample
 from mhfl_mq.train.leaves import Annotations, check_annotations, leaves_of
 from mhfl_mq.train.masked import check_nesting, check_seen
@@ -76,7 +75,7 @@ def derive_layout(
         check_statistics(models[-1], tables, tiers, inputs)
         if same:
             return Assembly(tiers, tables, {}, Ties(), aliases).layout()
-        ties = trace(copy.deepcopy(models[-1]), leaves, inputs)
+        ties = trace(copy_model(models[-1]), leaves, inputs)
         layout = Assembly(tiers, tables, leaves, ties, aliases).layout()
         if verify:
             full_at = [_built(build, TierShape(tiers[-1].width, t.depth), t) for t in tiers]

@@ -1,5 +1,6 @@
 """Running a task's own model: what goes wrong inside it is told by the layer's name, and which values it is shown."""
 
+import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, MhflError
 
-__all__ = ["Sample", "build_model", "run_model", "tensors_in", "unlike_values"]
+__all__ = ["Sample", "build_model", "copy_model", "run_model", "tensors_in", "unlike_values"]
 
 Sample = tuple[Tensor, ...]
 SEED = 20_23  # any: only that every device derives the same layout
@@ -27,6 +28,18 @@ def build_model(build: Callable[[], object], whose: str) -> nn.Module:
         what = f"the model of {whose} is a {type(model).__name__}, not a torch module"
         raise LayoutError(what, where="the model factory", remedy=remedy)
     return model.eval()
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A model of its own with the same arrays; raises `LayoutError` for one that torch cannot copy."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise LayoutError(
+            f"the model cannot be copied: {type(error).__name__}: {error}",
+            where=type(model).__name__,
+            remedy="keep no computed tensors as attributes (torch.nn.utils.parametrizations keeps none)",
+        ) from error
 
 
 def run_model(model: nn.Module, sample: Sample, whose: str) -> object:

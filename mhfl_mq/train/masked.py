@@ -5,7 +5,6 @@ masked unit must not take part in a mean either, so layer norms look at the tier
 scaled by the width of the tier's heads, as it is in the tier's own model.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Axis, Layout, Parameter
-from mhfl_mq.train.forward import Sample, run_model, tensors_in
+from mhfl_mq.train.forward import Sample, copy_model, run_model, tensors_in
 from mhfl_mq.train.leaves import full_name
 from mhfl_mq.train.ports import Port, Ports
 
@@ -37,7 +36,7 @@ def check_nesting(
     """
     inputs = _doubled(sample)
     for k in range(len(models)):
-        small, full = copy.deepcopy(models[k]).double(), copy.deepcopy(full_at_depth[k]).double()
+        small, full = copy_model(models[k]).double(), copy_model(full_at_depth[k]).double()
         _same_arrays(layout, k, full)
         _share(layout, k, small, full)
         _mask_means(layout, k, small, full)
@@ -59,7 +58,7 @@ def check_seen(model: nn.Module, annotated: Iterable[str], sample: Sample) -> No
 
     `model` is the full one, and is not changed.
     """
-    model = copy.deepcopy(model).double()
+    model = copy_model(model).double()
     arrays = dict(model.named_parameters())
     with torch.no_grad():
         for array in arrays.values():

@@ -63,7 +63,8 @@ class Task:
     `device_data(shard, folder)` gives one device's training examples: `shard` is what the plant's own numbering
     says (the device's option `--shard`; empty for "what lies here"), `folder` the device's option `--data`, None
     without it. `test_data(folder)` gives what the aggregator evaluates every tier on; None where it has no data.
-    `sample()` gives one small batch of model inputs: with it the layout is derived by following the data, and checked.
+    `sample()` gives one small batch of model inputs, sequences of at least 2 entries: with it the layout is derived by
+    following the data, and checked (float values do not matter, integers do).
     `annotations` say how arrays are cut that the derivation cannot understand. All devices need the same of both.
     `loss` gives a scalar tensor to minimise; `metric` a number in which more is better, shown as `metric_name`.
     """

@@ -86,6 +86,10 @@ def trace(model: nn.Module, leaves: Mapping[str, Ports], sample: Sample) -> Ties
             fitted = _fit(span, maker.span, found)
             if fitted is None and not maker.varies:
                 continue
+            if fitted is None and seen.port.varies is False:
+                why = f"{seen.leaf!r}, which every tier has whole, reads some of its units by their number"
+                faults.append(Fault(seen.leaf, maker.span.unit, why))
+                break
             if fitted is None or made.kept:
                 why = f"its indices do not follow those of {maker.span.unit!r} in blocks"
                 if made.kept:

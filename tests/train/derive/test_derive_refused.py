@@ -90,6 +90,18 @@ class Beside(nn.Module):
         return self.out(torch.cat([self.one(x), self.two(x)], -1))  # type: ignore[no-any-return]
 
 
+class FirstTwo(nn.Module):
+    """A layer of fixed size reads the first two units: they would be others in a tier whose window is rolled."""
+
+    def __init__(self, s: TierShape) -> None:
+        super().__init__()
+        self.first, self.last, self.fixed = nn.Linear(4, up(8, s)), nn.Linear(up(8, s), 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y) + self.fixed(y[..., :2])  # type: ignore[no-any-return]
+
+
 class Reverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flip(-1)
@@ -166,6 +178,9 @@ REFUSED: dict[str, tuple[Build, Tensor, str]] = {
     "units of unlike widths side by side": (
         lambda s: Beside(up(8, s), max(3, up(12, s) - 1)), torch.rand(2, 4),
         r"^out\.weight: .*no annotation can say this: concatenate parts of equal width, or give each part a layer",
+    ),
+    "units that a fixed layer reads by number": (
+        FirstTwo, torch.rand(2, 4), r"^first\.weight: axis 0 .* 'fixed', which every tier has whole, reads some of its",
     ),
     "units in reverse": (
         lambda s: nn.Sequential(nn.Linear(4, up(8, s)), Reverse(), nn.Linear(up(8, s), 2)), torch.rand(2, 4),
@@ -253,3 +268,16 @@ def test_an_error_that_already_says_what_to_do_is_left_as_it_is() -> None:
 def test_a_lazy_module_is_refused_by_name() -> None:
     with pytest.raises(LayoutError, match=r"^1\.weight: it has no shape .*nn\.Linear instead of nn\.LazyLinear"):
         derive_layout(lambda s: nn.Sequential(nn.Linear(6, up(8, s)), nn.LazyLinear(3)), TIERS)
+
+
+class Computed(nn.Linear):
+    """A layer that keeps a computed tensor, as torch's older weight norm does."""
+
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__(into, out)
+        self.kept = self.weight * 2
+
+
+def test_a_model_that_cannot_be_copied_is_refused_with_a_remedy() -> None:
+    with pytest.raises(LayoutError, match=r"^Sequential: the model cannot be copied: .* keep no computed tensors"):
+        derive_layout(lambda s: nn.Sequential(Computed(4, up(8, s)), nn.Linear(up(8, s), 2)), TIERS)
