@@ -88,7 +88,9 @@ class Budget(Part):
     """What a tier may cost on a device; what is left out has no bound."""
 
     step_ms: PositiveFloat | None = Field(None, description="milliseconds of one training step")
-    memory_mb: PositiveFloat | None = Field(None, description="megabytes (10^6) that training adds at its peak, Python and torch left out")
+    memory_mb: PositiveFloat | None = Field(
+        None, description="megabytes (10^6) that training adds at its peak, Python and torch left out"
+    )
     transfer_s: PositiveFloat | None = Field(
         None, description="seconds per round on the device's link: model down and update up"
     )

@@ -13,9 +13,9 @@ from torch.nn.utils import parametrizations
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Axis, Layout, Parameter
-from mhfl_mq.train.forward import Sample, copy_model, run_model, tensors_in
-from mhfl_mq.train.leaves import full_name
-from mhfl_mq.train.ports import Port, Ports
+from mhfl_mq.train.derive.forward import Sample, copy_model, run_model, tensors_in
+from mhfl_mq.train.derive.leaves import full_name
+from mhfl_mq.train.derive.ports import Port, Ports
 
 __all__ = ["check_nesting", "check_seen"]
 

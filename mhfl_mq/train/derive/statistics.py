@@ -12,9 +12,9 @@ from torch import nn
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Tier
-from mhfl_mq.train.arrays import Table, layout_arrays, sizes_of
-from mhfl_mq.train.forward import Sample, run_model
-from mhfl_mq.train.leaves import full_name
+from mhfl_mq.train.derive.arrays import Table, layout_arrays, sizes_of
+from mhfl_mq.train.derive.forward import Sample, run_model
+from mhfl_mq.train.derive.leaves import full_name
 
 __all__ = ["check_statistics", "measuring"]
 

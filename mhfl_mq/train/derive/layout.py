@@ -1,11 +1,11 @@
 """The layout of a task, derived from the models that its factory builds for the tiers.
 
-    1. every module that owns arrays says how its axes count units (`mhfl_mq.train.kinds`), or a person does
-       (`mhfl_mq.train.leaves`);
-    2. a probe of the largest model says which units are the same (`mhfl_mq.train.trace`);
-    3. the shapes that the tiers' models really have give every group its widths (`mhfl_mq.train.assemble`);
+    1. every module that owns arrays says how its axes count units (`kinds`), or a person does
+       (`leaves`);
+    2. a probe of the largest model says which units are the same (`trace`);
+    3. the shapes that the tiers' models really have give every group its widths (`assemble`);
     4. on the sample, each tier's output is compared with the full model's whose other units are masked
-       (`mhfl_mq.train.masked`).
+       (`masked`).
 
 What cannot be derived is refused with the array's name and how to annotate it; nothing is guessed.
 """
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Layout, Tier
-from mhfl_mq.train.arrays import Table, aliases_of, check_arrays, layout_arrays
-from mhfl_mq.train.assemble import Assembly
-from mhfl_mq.train.forward import Sample, build_model, copy_model, run_model, unlike_values
-from mhfl_mq.train.invent import invent_sample
-from mhfl_mq.train.leaves import Annotations, check_annotations, leaves_of
-from mhfl_mq.train.masked import check_nesting, check_seen
-from mhfl_mq.train.statistics import check_statistics, measuring
-from mhfl_mq.train.trace import Ties, trace
+from mhfl_mq.train.derive.arrays import Table, aliases_of, check_arrays, layout_arrays
+from mhfl_mq.train.derive.assemble import Assembly
+from mhfl_mq.train.derive.forward import Sample, build_model, copy_model, run_model, unlike_values
+from mhfl_mq.train.derive.invent import invent_sample
+from mhfl_mq.train.derive.leaves import Annotations, check_annotations, leaves_of
+from mhfl_mq.train.derive.masked import check_nesting, check_seen
+from mhfl_mq.train.derive.statistics import check_statistics, measuring
+from mhfl_mq.train.derive.trace import Ties, trace
 
-__all__ = ["TierShape", "derive_layout", "layout_arrays"]
+__all__ = ["TierShape", "derive_layout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def derive_layout(
     """The layout of the models that `build` makes for the tiers (smallest first).
 
     `sample` is one small batch of model inputs of the right shapes and types; without it, one is made up
-    (`mhfl_mq.train.invent`). Float values are replaced by random ones, integers are taken as they are. On it the data
+    (see `invent`). Float values are replaced by random ones, integers are taken as they are. On it the data
     flow is probed and, if `verify`, the nesting of every tier is checked.
     `annotations` give the axes of single arrays, by name; groups of the same name are the same units.
     Raises `LayoutError`. The global random state is left as it was.

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
-from mhfl_mq.train.arrays import Table, sizes_of
-from mhfl_mq.train.hints import annotate, way_to_say
-from mhfl_mq.train.leaves import full_name
-from mhfl_mq.train.ports import Ports, Span
-from mhfl_mq.train.trace import Fault, Ties
+from mhfl_mq.train.derive.arrays import Table, sizes_of
+from mhfl_mq.train.derive.hints import annotate, way_to_say
+from mhfl_mq.train.derive.leaves import full_name
+from mhfl_mq.train.derive.ports import Ports, Span
+from mhfl_mq.train.derive.trace import Fault, Ties
 
 __all__ = ["Assembly"]
 

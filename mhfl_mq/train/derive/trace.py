@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from mhfl_mq.train.forward import Sample, run_model
-from mhfl_mq.train.hints import Part, Puzzle
-from mhfl_mq.train.ports import Port, Ports, Span
+from mhfl_mq.train.derive.forward import Sample, run_model
+from mhfl_mq.train.derive.hints import Part, Puzzle
+from mhfl_mq.train.derive.ports import Port, Ports, Span
 
 __all__ = ["Fault", "Ties", "trace"]
 

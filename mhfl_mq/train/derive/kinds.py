@@ -2,7 +2,7 @@
 
 A module that owns arrays is a leaf. For a leaf, `ports_of` says which units each axis of each array counts (blocks,
 channels, inner: see `mhfl_mq.segments.Axis`), and where the same units show in the tensors that go in and come out.
-Between leaves there is only code without arrays, which `mhfl_mq.train.trace` looks through.
+Between leaves there is only code without arrays, which `mhfl_mq.train.derive.trace` looks through.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from mhfl_mq.errors import LayoutError
-from mhfl_mq.train.ports import Port, Ports, Span
+from mhfl_mq.train.derive.ports import Port, Ports, Span
 
 __all__ = ["ports_of"]
 
@@ -181,7 +181,7 @@ def _layer_norm(name: str, modules: Sequence[nn.Module]) -> Ports:
 
 
 def _channel_norm(name: str, modules: Sequence[nn.Module]) -> Ports:
-    """BatchNorm and InstanceNorm: each channel by itself (`mhfl_mq.train.statistics` judges running statistics)."""
+    """BatchNorm and InstanceNorm: each channel by itself (`statistics` judges running statistics)."""
     full = modules[-1]
     assert isinstance(full, _CHANNEL_NORMS)
     ports = _elementwise(Span(name, full.num_features), lambda dims: 1)

@@ -11,9 +11,9 @@ from torch import nn
 
 from mhfl_mq.errors import LayoutError
 from mhfl_mq.segments import Axis
-from mhfl_mq.train.arrays import Table, sizes_of
-from mhfl_mq.train.kinds import ports_of
-from mhfl_mq.train.ports import Port, Ports, Span
+from mhfl_mq.train.derive.arrays import Table, sizes_of
+from mhfl_mq.train.derive.kinds import ports_of
+from mhfl_mq.train.derive.ports import Port, Ports, Span
 
 __all__ = ["Annotations", "check_annotations", "full_name", "leaves_of"]
 
