@@ -35,6 +35,7 @@ from mhfl_mq.protocol.events import (
 )
 from mhfl_mq.protocol.joining import Joining
 from mhfl_mq.protocol.members import Members
+from mhfl_mq.protocol.numbers import Numbers
 from mhfl_mq.protocol.pauses import Once, Quiet, Timer
 from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedState, VersionAdded
 from mhfl_mq.protocol.rounds import Round
@@ -63,7 +64,6 @@ __all__ = ["FederationMachine"]
 _BACKOFF_FIRST_S: Final = 2.0
 _BACKOFF_MOST_S: Final = 600.0  # rounds that keep failing should neither fill the ledger nor wear out the devices
 _DOUBLINGS: Final = 16
-_MOST_SKIPPED: Final = 1_000_000  # rounds: a year of one every half minute; more is a device that makes numbers up
 
 
 class FederationMachine:
@@ -76,7 +76,6 @@ class FederationMachine:
     def __init__(self, rules: Rules, decider: Decider, saved: SavedState, *, first_epoch: int = 1) -> None:
         self.state = FEDERATION.start
         self.epoch = max(saved.epoch + 1, first_epoch)
-        self.last_round = saved.last_round
         self.round: Round | None = None  # the open one
         self.members = Members(saved.devices, saved.rounds_counted, rules.max_devices)
         self._rules = rules
@@ -84,10 +83,15 @@ class FederationMachine:
         self._saved = saved
         self._head = saved.head
         self._failures = 0  # aborted rounds in a row
-        self._skipped = 0  # round numbers that devices knew and we did not
+        self._numbers = Numbers(saved.last_round, saved.rounds_opened)
         self._once = Once()
         self._quiet = Quiet()
         self._joins = Joining(rules, decider, self.members, self._once)
+
+    @property
+    def last_round(self) -> int:
+        """The last round number that is used up."""
+        return self._numbers.last
 
     @property
     def head(self) -> VersionAdded:
@@ -199,13 +203,12 @@ class FederationMachine:
             return []
         tiers = {device: tier for device, tier, _ in candidates}
         opened = RoundOpened(
-            round=self.last_round + 1,
+            round=self._numbers.take(),
             base=self.head.version,
             policy=self._rules.policy,
             needed=max(1, self._decider.needed(len(invited))),
             cohort=tuple((device, tiers[device]) for device in invited),
         )
-        self.last_round = opened.round
         self._once.clear()
         self._step(FederationStep.OPEN)
         self.round = Round(self._rules, self._decider, self._once, opened, self.head.model)
@@ -261,8 +264,7 @@ class FederationMachine:
 
     @property
     def _spent(self) -> bool:
-        most = self._rules.max_rounds
-        return most is not None and self.last_round >= most + self._skipped
+        return self._numbers.spent(self._rules.max_rounds)
 
     def _roll_back(self, asked: RollbackAsked) -> list[AggregatorEffect]:
         """A newer version with older weights; what an open round trains from is no longer the head."""
@@ -318,21 +320,25 @@ class FederationMachine:
 
     def _joined(self, device: str, message: Hello | Capability) -> list[AggregatorEffect]:
         """Assign, survey or refuse; who has a tier (again) hears the offer that still waits for it (again)."""
-        skipped = self._skip(device, message.last_round) if isinstance(message, Hello) else []
+        lies = [] if isinstance(message, Capability) else self._claim(device, message.last_round)
         answer = self._joins.answer(device, message, self.epoch)
-        assigned = any(isinstance(one, Tell) and isinstance(one.message, Assign) for one in answer)
-        offers = self.round.offer_again(device) if assigned and self.round is not None else []
-        return [*skipped, *answer, *offers]
+        if not any(isinstance(one, Tell) and isinstance(one.message, Assign) for one in answer):
+            return lies + answer
+        offers = [] if self.round is None else self.round.offer_again(device)
+        return [*lies, *self._skip(device), *answer, *offers]
 
-    def _skip(self, device: str, heard: int) -> list[AggregatorEffect]:
-        """A device that was in a later round than ours shows that we lost our state: its numbers are used up."""
-        known = self.last_round
-        if heard <= known:
+    def _claim(self, device: str, heard: int) -> list[AggregatorEffect]:
+        if self._numbers.claim(device, heard):
             return []
-        if heard - known > _MOST_SKIPPED:
-            return self._fault(device, f"claims to have been in round {heard}, {heard - known} after our last one")
-        self.last_round = heard
-        self._skipped += heard - known
+        last = self.last_round
+        return self._fault(device, f"claims to have been in round {heard}, {heard - last} after our last one")
+
+    def _skip(self, device: str) -> list[AggregatorEffect]:
+        """A device of ours that was in a later round shows that we lost our state: its numbers are used up."""
+        known = self._numbers.skip(device)
+        if known is None:
+            return []
+        heard = self.last_round
         alarm = f"{device} was in round {heard}, this state folder ends at round {known}: rounds go on after {heard}"
         noted = self._note(device, "skip", entries.rounds_skipped(device, known, heard))
         return [*noted, *self._quiet.alarm(alarm)]

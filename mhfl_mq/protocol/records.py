@@ -124,6 +124,7 @@ class SavedState:
 
     epoch: int = 0
     last_round: int = 0
+    rounds_opened: int = 0  # how many there are, the open one among them: numbers may have gaps
     head: VersionAdded | None = None
     devices: tuple[DeviceSaved, ...] = ()
     open_round: OpenRound | None = None

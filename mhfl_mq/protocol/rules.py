@@ -37,7 +37,7 @@ class Rules:
     options: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
     cohort: int | None = None  # counted updates that close a round early (more are invited); None: all invited
-    max_rounds: int | None = None  # no round with a greater number is opened
+    max_rounds: int | None = None  # rounds of this state folder, over all lives of its process
 
 
 @dataclass(frozen=True, slots=True)

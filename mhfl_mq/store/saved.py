@@ -59,13 +59,14 @@ class VersionSaved:
 def restore(connection: sqlite3.Connection) -> SavedState:
     """Everything that the aggregator's machine starts from."""
     epoch = connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-    (last_round,) = connection.execute("SELECT coalesce(max(round), 0) FROM rounds").fetchone()
+    last_round, rounds_opened = connection.execute("SELECT coalesce(max(round), 0), count(*) FROM rounds").fetchone()
     newest = connection.execute(f"SELECT {_VERSION} FROM versions ORDER BY version DESC LIMIT 1").fetchone()
     opened = connection.execute(f"SELECT {_ROUND} FROM rounds WHERE outcome IS NULL").fetchone()
     counts = connection.execute("SELECT device, count(*) FROM updates GROUP BY device ORDER BY device")
     return SavedState(
         epoch=0 if epoch is None else epoch[0],
         last_round=last_round,
+        rounds_opened=rounds_opened,
         head=None if newest is None else _version(newest),
         devices=devices(connection),
         open_round=None

@@ -149,6 +149,7 @@ class Disk:
         return SavedState(
             epoch=self.epoch,
             last_round=self.last_round,
+            rounds_opened=len(self.rounds),
             head=self.head,
             devices=tuple(self.devices.values()),
             open_round=OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values())) if still else None,

@@ -36,6 +36,7 @@ from mhfl_mq.protocol.events import (
     UpdateStored,
 )
 from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.numbers import Numbers
 from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.records import (
     DeviceSaved,
@@ -66,6 +67,8 @@ from mhfl_mq.wire.messages import (
     ProbeResult,
     Pull,
     Receipt,
+    Refuse,
+    Survey,
     UpdateReady,
     Verdict,
 )
@@ -75,6 +78,7 @@ FIRST = VersionAdded(0, None, digest("model 0"), LAYOUT, "initial", None, {"accu
 SAVED = SavedState(
     epoch=3,
     last_round=6,
+    rounds_opened=6,
     head=FIRST,
     devices=tuple(DeviceSaved(name, 5, 1, "fits", LAYOUT, 100, 0.0, PROBES) for name in ("ada", "bob")),
     rounds_counted={"ada": 2},
@@ -346,7 +350,7 @@ def test_a_restart_after_the_last_round_stops_at_once() -> None:
 
 
 def test_an_open_round_is_resumed_folded_and_receipted_again() -> None:
-    saved = replace(SAVED, last_round=7, open_round=OpenRound(OPENED, (counted("ada"),)))
+    saved = replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"),)))
     bench = Bench(saved)
     assert bench.after(Started())[1:] == [
         ShareModel(0, FIRST.model, broadcast=False),
@@ -362,13 +366,15 @@ def test_an_open_round_is_resumed_folded_and_receipted_again() -> None:
 
 
 def test_an_open_round_that_had_counted_everybody_is_closed_at_once() -> None:
-    saved = replace(SAVED, last_round=7, open_round=OpenRound(OPENED, (counted("ada"), counted("bob"))))
+    saved = replace(
+        SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"), counted("bob")))
+    )
     assert Bench(saved).after(Started())[-2:] == [CancelTimer(Timer.DEADLINE), Merge(7)]
 
 
 def test_an_open_round_of_another_policy_is_aborted() -> None:
     opened = replace(OPENED, policy=digest("old policy"))
-    bench = Bench(replace(SAVED, last_round=7, open_round=OpenRound(opened, (counted("ada"),))))
+    bench = Bench(replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(opened, (counted("ada"),))))
     effects = bench.after(Started())
     assert kinds(effects) == ["aggregator.start", "round.abort"]
     assert noted(effects)[1].facts["reason"] == "the policy was changed while the round was open"
@@ -442,12 +448,51 @@ def test_a_device_that_was_in_a_later_round_shows_that_numbers_are_used_up() -> 
     assert bench.after(Merged(58, digest("model 1"), {}))[-1] == SetTimer(Timer.INTERVAL, 10.0)
 
 
-def test_a_device_cannot_use_up_all_numbers() -> None:
+def test_numbers_that_were_skipped_are_no_rounds_of_a_bounded_run_also_after_a_restart() -> None:
+    """Of 40 rounds asked for, 2 were opened here: a device that was in round 900 of a lost folder ends nothing."""
+    saved = replace(SAVED, last_round=901, rounds_opened=2)
+    bench = Bench(saved, example_rules(max_rounds=40))
+    assert not any(isinstance(effect, Stop) for effect in bench.after(Started()))
+    last = Bench(replace(saved, rounds_opened=40), example_rules(max_rounds=40))
+    assert last.after(Started())[-1] == Stop("40 rounds are done")
+
+
+@pytest.mark.parametrize("hello", [Hello(6, "sun", "d", LAYOUT, 57), Hello(6, "wind", "d", LAYOUT, 57)])
+def test_a_device_that_is_refused_uses_up_no_number(hello: Hello) -> None:
     bench = Bench()
     bench.after(Started())
-    effects = bench.after(("ada", Hello(6, "wind", "d", LAYOUT, 2**62)))
-    assert kinds(effects) == ["peer.fault", *kinds(effects)[1:]]
+    bench.decider.tier = 1 if hello.task == "sun" else None
+    assert isinstance(told(bench.after(("ada", hello)))[-1][1], Refuse)
     assert bench.machine.last_round == 6
+
+
+def test_a_device_that_is_new_to_us_uses_up_its_numbers_when_it_has_a_tier() -> None:
+    bench = Bench(SavedState(head=FIRST))
+    bench.after(Started())
+    assert isinstance(told(bench.after(("eve", Hello(6, "wind", "d", "", 57))))[-1][1], Survey)
+    assert bench.machine.last_round == 0
+    effects = bench.after(("eve", Capability(6, LAYOUT, 100, 0.0, PROBES)))
+    assert kinds(effects) == ["round.skip", "device.assign"]
+    assert bench.machine.last_round == 57
+
+
+@pytest.mark.parametrize("known", [6, 2**63 - 1_000_000])
+def test_a_device_cannot_use_up_all_numbers(known: int) -> None:
+    bench = Bench(replace(SAVED, last_round=known))
+    bench.after(Started())
+    effects = bench.after(("ada", Hello(6, "wind", "d", LAYOUT, 2**63 - 2)))
+    assert kinds(effects) == ["peer.fault", *kinds(effects)[1:]]
+    assert isinstance(told(effects)[-1][1], Assign)
+    assert bench.machine.last_round == known
+
+
+def test_claims_of_devices_that_never_join_take_no_memory_for_ever() -> None:
+    numbers = Numbers(last=6, opened=6)
+    for number in range(5000):
+        assert numbers.claim(f"device {number}", 57)
+    assert numbers.skip("device 0") is None
+    assert numbers.skip("device 4999") == 6
+    assert numbers.skip("device 4998") is None  # no later than what is known by now
 
 
 # ---- messages that are late or wrong --------------------------------------------------------------------------

@@ -92,6 +92,22 @@ def test_an_aggregator_that_lost_its_folder_uses_no_round_number_again_and_devic
     assert {one.life.installed for one in pair.devices.values()} == {pair.disk.head.version}
 
 
+def test_a_bounded_run_over_a_lost_folder_does_all_its_rounds_whenever_it_is_restarted() -> None:
+    pair = Pair()
+    pair.run_to_version(3)
+    used = pair.disk.last_round
+    pair.disk = Disk()
+    pair.first_epoch = 1000
+    pair.rules = replace(pair.rules, max_rounds=4)
+    pair.kill(AGGREGATOR)
+    pair.run(lambda: len(pair.disk.closed) == 2)
+    pair.kill(AGGREGATOR)
+    pair.run(lambda: bool(pair.stopped))
+    assert pair.stopped == "4 rounds are done"
+    assert len(pair.disk.rounds) == 4
+    assert min(pair.disk.rounds) > used
+
+
 def test_a_device_of_another_layout_is_shown_the_reason_and_comes_in_when_it_is_mended() -> None:
     pair = Pair()
     layout = {"cyd": digest("old task")}

@@ -81,10 +81,17 @@ def test_an_open_round_comes_back_with_cohort_and_counted_updates_in_their_order
 def test_a_closed_round_is_not_open_but_its_number_is_used_up(store: Store) -> None:
     state = after(store, 10).restore()
     assert state.open_round is None
-    assert state.last_round == 2
+    assert (state.last_round, state.rounds_opened) == (2, 2)
     assert state.last_closed == RoundClosed(2, "aborted", "quorum", None)
     assert state.head is not None
     assert state.head.version == 2
+
+
+def test_round_numbers_that_were_skipped_are_not_counted_as_rounds(store: Store) -> None:
+    after(store, 10)
+    store.apply([replace(OPENED, round=901)])
+    state = store.restore()
+    assert (state.last_round, state.rounds_opened) == (901, 3)
 
 
 def test_a_device_saved_again_is_replaced(store: Store) -> None:
