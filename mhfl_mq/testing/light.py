@@ -13,21 +13,25 @@ import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
 from mhfl_mq.errors import MhflError
 from mhfl_mq.policy import Algorithm, Budget, Limits, Participation, Policy, Quorum, Schedule, Tier
+from mhfl_mq.protocol.device import DeviceMachine
+from mhfl_mq.protocol.effects import DeviceEffect
+from mhfl_mq.protocol.events import DeviceEvent, Heard
 from mhfl_mq.run.clock import SystemClock, seeded_luck
 from mhfl_mq.run.device import DeviceHost
-from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
+from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, Parts, run_aggregator, run_device
 from mhfl_mq.run.ports import TrainResult
 from mhfl_mq.segments import Axis, Layout, Parameter
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.transport.backoff import Backoff
 from mhfl_mq.transport.mqtt import MqttTransport
-from mhfl_mq.wire.messages import Capability, Offer, ProbeResult, Survey
+from mhfl_mq.wire.messages import Capability, Offer, ProbeResult, Receipt, Survey, Verdict
 
 __all__ = [
     "EXAMPLES",
@@ -38,12 +42,15 @@ __all__ = [
     "light_layout",
     "light_policy",
     "light_update",
+    "receipted",
 ]
 
 TASK = "light"
 FEDERATION = "light"
 EXAMPLES = 100
 """What every light device says that it has."""
+RECEIPTS = "receipts"
+"""A file in a device's folder: the rounds of which the aggregator told it that its update is counted."""
 STEP_S = 0.001
 """What a light device says that a step of the smallest tier takes; each tier doubles it."""
 
@@ -143,6 +150,25 @@ class LightTrainer:
         """Nothing to end."""
 
 
+class _Witness(DeviceMachine):
+    """The real machine; it writes down what the aggregator promises before anything else becomes of it."""
+
+    receipts: Path
+
+    def handle(self, event: DeviceEvent) -> list[DeviceEffect]:
+        match event:
+            case Heard(_, Receipt(number, Verdict.COUNTED | Verdict.DUPLICATE)):
+                with self.receipts.open("a") as file:  # closed, so with the operating system: it survives kill -9
+                    file.write(f"{number}\n")
+        return super().handle(event)
+
+
+def receipted(folder: Path) -> list[int]:
+    """The rounds of the receipts that a device of `--receipts` got, over all its lives; one may stand there twice."""
+    path = folder / RECEIPTS
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def _transport(url: str) -> MqttTransport:
     return MqttTransport(url, backoff=Backoff(seeded_luck().random, first_s=0.2, cap_s=2.0))
 
@@ -196,7 +222,10 @@ def aggregator(
 @click.option("--tiers", type=int, default=1)
 @click.option("--train", "train_s", type=float, default=0.0, help="seconds that a training takes")
 @click.option("--prepared", is_flag=True, help="every update is one prepared file: training is not what is measured")
-def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train_s: float, prepared: bool) -> None:
+@click.option("--receipts", is_flag=True, help="each device writes down which of its updates are said to be counted")
+def devices(
+    broker: str, folder: Path, count: int, first: int, tiers: int, train_s: float, prepared: bool, receipts: bool
+) -> None:
     """Run light devices in one process, tiers in turn."""
 
     async def run() -> None:
@@ -204,6 +233,12 @@ def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train
 
         async def one(number: int) -> None:
             name = f"light-{number:03}"
+
+            def witness(*args: Any, **options: Any) -> DeviceMachine:
+                machine = _Witness(*args, **options)
+                machine.receipts = folder / name / RECEIPTS
+                return machine
+
             await run_device(
                 DeviceSetup(folder / name, name, FEDERATION, TASK, keepalive_s=5),
                 _transport(broker),
@@ -211,6 +246,7 @@ def devices(broker: str, folder: Path, count: int, first: int, tiers: int, train
                 clock=SystemClock(),
                 luck=seeded_luck(),
                 started=hosts.append,
+                parts=Parts(device=witness if receipts else DeviceMachine),
             )
 
         def stop() -> None:

@@ -41,7 +41,7 @@ class LightFederation:
         else:
             number = name.removeprefix("device-")
             words += ["devices", *shared, "--folder", str(self.folder), "--first", number, "--tiers", "2"]
-            words += ["--train", "0.05"]
+            words += ["--train", "0.05", "--receipts"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(words, stdout=log, stderr=log)
 
