@@ -111,6 +111,11 @@ class AggregatorHost:
         """Updates that are coming in and chunks that are going out."""
         return self._collecting.running + self._sharing.running
 
+    @property
+    def uploads(self) -> int:
+        """Updates that are being pulled at this moment."""
+        return self._collecting.pulling
+
     def post(self, event: AggregatorEvent) -> None:
         """Hand the machine an event from outside (a rollback, a stop)."""
         self._driver.post(event)

@@ -61,6 +61,11 @@ class Collecting:
         """Updates that wait for a place, are being pulled, or are being proven."""
         return len(self._uploads)
 
+    @property
+    def pulling(self) -> int:
+        """Updates that are being pulled; never more than there are places."""
+        return self._fetcher.running
+
     def fetch(self, order: FetchUpdate) -> None:
         """Get this device's update; an order for an older round of the same device is dropped."""
         running = self._uploads.get(order.device)

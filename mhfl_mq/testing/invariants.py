@@ -65,16 +65,28 @@ class Trained:
 @dataclass(slots=True)
 class _Round:
     opened: RoundOpened
+    at: float  # when that became durable
     counted: dict[str, Trained] = field(default_factory=dict)
     closed: RoundClosed | None = None
 
 
 class Truth:
-    """What really happened in one federation, over all lives of its processes. `note` counts interesting things."""
+    """What really happened in one federation, over all lives of its processes. `note` counts interesting things.
 
-    def __init__(self, layout: Layout, folder: Path, note: Callable[[str], None], *, by_examples: bool) -> None:
-        """`by_examples`: the policy weighs updates by their examples, not one each."""
+    `now` is the simulated time in seconds; `by_examples`: the policy weighs updates by their examples, not one each.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        folder: Path,
+        note: Callable[[str], None],
+        now: Callable[[], float],
+        *,
+        by_examples: bool,
+    ) -> None:
         self.layout = layout
+        self.now = now
         self._by_examples = by_examples
         self.epoch = 0
         self.models: dict[int, Vector] = {}  # version -> full model
@@ -138,7 +150,7 @@ class Truth:
         require(number > self.last_round, f"round {number} was used before: the last one was {self.last_round}")
         require(self.open_round is None, f"round {number} opens while round {self.open_round} is open")
         require(self.head is not None and opened.base == self.head.version, f"round {number} starts from {opened.base}")
-        self.rounds[number] = _Round(opened)
+        self.rounds[number] = _Round(opened, self.now())
 
     def _counted(self, counted: UpdateCounted) -> None:
         number, device = counted.round, counted.device

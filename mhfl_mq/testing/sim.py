@@ -111,11 +111,12 @@ class Simulation(Stage):
             max_packet=self.plan.max_packet,
         )
         names = [f"d{k}" for k in range(devices)]
-        self.aggregator = AggregatorNode(self, self._luck("aggregator"), self._run_aggregator)
+        self.aggregator = AggregatorNode(self, self._luck("aggregator"), self._run_aggregator, self._policy)
         self.truth = Truth(
             sim_layout(),
             self.aggregator.folder,
             self.note,
+            self._loop.time,
             by_examples=self._policy.algorithm.weighting == "samples",
         )
         self.devices = [DeviceNode(name, self, self._luck(name), self._run_device) for name in names]

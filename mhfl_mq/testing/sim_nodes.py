@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mhfl_mq.errors import BrokerUnreachable, StoreError
+from mhfl_mq.policy import Policy
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.effects import AggregatorEffect, DeviceEffect, Merge
 from mhfl_mq.protocol.events import AggregatorEvent, DeviceEvent
@@ -19,6 +20,7 @@ from mhfl_mq.run.launch import Parts
 from mhfl_mq.store.files import Files
 from mhfl_mq.store.ledger import Head
 from mhfl_mq.store.state import Store
+from mhfl_mq.testing.duties import Duties
 from mhfl_mq.testing.invariants import AggregatorWatch, DeviceWatch, Truth
 from mhfl_mq.testing.sim_time import LIFE, Database, Killed, Life
 from mhfl_mq.transport.backoff import Backoff
@@ -149,8 +151,9 @@ class Node:
 class AggregatorNode(Node):
     """The aggregator."""
 
-    def __init__(self, stage: Stage, luck: random.Random, make: Callable[..., Awaitable[str]]) -> None:
+    def __init__(self, stage: Stage, luck: random.Random, make: Callable[..., Awaitable[str]], policy: Policy) -> None:
         super().__init__("aggregator", stage, luck)
+        self.policy = policy
         self.aggregator: AggregatorHost | None = None
         self.dies_in_merge: float | None = None  # seconds away, if it is to die while it merges next
         self.machine: FederationMachine | None = None
@@ -169,15 +172,18 @@ class AggregatorNode(Node):
 
     def _machine(self, life: Life, *args: Any, **options: Any) -> FederationMachine:
         node, stage, watch = self, self.stage, AggregatorWatch(self.stage.truth, self.stage.note)
+        duties = Duties(stage.truth, self.policy, self._uploads)
 
         class Machine(FederationMachine):
             def handle(self, event: AggregatorEvent) -> list[AggregatorEffect]:
                 stage.trace(node.name, brief(event))
                 watch.event()
+                duties.event(event)
                 return _Watched(super().handle(event), look, life)
 
         def look(effect: AggregatorEffect) -> None:
             watch.effect(effect)
+            duties.effect(effect)
             if isinstance(effect, Merge) and node.dies_in_merge is not None:
                 away, node.dies_in_merge = node.dies_in_merge, None
                 asyncio.get_running_loop().call_later(0.05, node._dies_merging, life, away)
@@ -187,6 +193,9 @@ class AggregatorNode(Node):
         if saved.open_round is not None:
             stage.note(f"resume.round with{'' if saved.open_round.counted else 'out'} counted updates")
         return self.machine
+
+    def _uploads(self) -> int:
+        return 0 if self.aggregator is None else self.aggregator.uploads
 
     def _dies_merging(self, life: Life, away_s: float) -> None:
         if life is self.life:

@@ -13,8 +13,11 @@ from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.members import Members
 from mhfl_mq.protocol.records import RoundOpened
 from mhfl_mq.protocol.rounds import Round
+from mhfl_mq.protocol.rules import Decision
+from mhfl_mq.protocol.transfer_admission import Admission
 from mhfl_mq.protocol.work import Work
 from mhfl_mq.run.bench import Bench
+from mhfl_mq.run.rules import PolicyDecider
 from mhfl_mq.segments import Accumulator
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.testing.sim import simulate
@@ -136,6 +139,32 @@ def only_one_device_is_ever_invited(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Members, "candidates", lambda self, layout: right(self, layout)[:1])
 
 
+def closes_at_quorum(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Round, "_target", property(lambda self: self.opened.needed))
+
+
+def no_receipt_again_on_resume(patch: pytest.MonkeyPatch) -> None:
+    right = Round.resume
+    patch.setattr(Round, "resume", lambda self: [one for one in right(self) if not isinstance(one, Tell)])
+
+
+def no_offer_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Round, "offer_again", lambda self, device: [])
+
+
+def the_gate_says_yes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PolicyDecider, "gate", lambda self, new, head: Decision(True, ("fine",)))
+
+
+def admission_is_unbounded(patch: pytest.MonkeyPatch) -> None:
+    right = Admission.__init__
+
+    def wrong(self: Admission, *, places: int) -> None:
+        right(self, places=1000 * places)
+
+    patch.setattr(Admission, "__init__", wrong)
+
+
 def untouched_segments_are_zeroed(patch: pytest.MonkeyPatch) -> None:
     right = Accumulator.finalize
 
@@ -186,6 +215,11 @@ PLANTED: tuple[tuple[Plant, str, str], ...] = (
     (weights_are_forgotten, "calm", "is not the mean of what was counted"),
     (nan_passes, "malice", "did not train in this round"),
     (untouched_segments_are_zeroed, "calm", "is not the mean of what was counted"),
+    (closes_at_quorum, "calm", "closes early"),
+    (no_receipt_again_on_resume, "crashes", "gave it no receipt"),
+    (no_offer_again, "crashes", "did not hear the offer again"),
+    (the_gate_says_yes, "stragglers", "the gate allows"),
+    (admission_is_unbounded, "network", "updates are being pulled"),
     (only_one_device_is_ever_invited, "calm", "no new round was committed"),
     (update_said_before_it_is_saved, "calm", "is ready before it is durable"),
     (device_acknowledges_first, "calm", "before what it caused is durable"),
