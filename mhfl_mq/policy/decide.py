@@ -138,11 +138,11 @@ class Luck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A device that could be invited: present, with a tier. `counted` is how many rounds it was counted in."""
+    """A device that could be invited: present, with a tier. `turns` is in how many rounds it had its turn."""
 
     device: str
     tier: int
-    counted: int
+    turns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,12 @@ def quorum_needed(quorum: Quorum, cohort: int) -> int:
 def invite(members: Sequence[Member], rules: Participation, luck: Luck) -> Decision[Invitation | None]:
     """Whom to invite; None when too few devices are here to reach the quorum.
 
-    Who was counted least goes first, so that no device is passed over for long; among equals, luck decides.
+    Who had the fewest turns goes first, so that no device is passed over for long; among equals, luck decides. A turn
+    is a round that waited for the device, whatever came of it: were only counted updates turns, devices whose updates
+    are refused each time would be invited for ever, and nobody else.
     The order of `members` does not matter: the same devices and the same luck give the same invitation.
     """
-    drawn = [(member.counted, luck.random(), member.device) for member in sorted(members, key=_by_name)]
+    drawn = [(member.turns, luck.random(), member.device) for member in sorted(members, key=_by_name)]
     here = len(drawn)
     cohort = here if rules.cohort is None else min(rules.cohort, here)
     needed = quorum_needed(rules.quorum, cohort)
@@ -177,7 +179,7 @@ def invite(members: Sequence[Member], rules: Participation, luck: Luck) -> Decis
     devices = tuple(device for _, _, device in sorted(drawn)[:count])
     reasons = (
         Reason("quorum", True, f"{_devices(here)} here, {needed} needed"),
-        Reason("cohort", True, f"{count} invited for a cohort of {cohort}, least counted first"),
+        Reason("cohort", True, f"{count} invited for a cohort of {cohort}, fewest turns first"),
     )
     return Decision(Invitation(devices, cohort, needed), reasons)
 

@@ -77,7 +77,7 @@ class FederationMachine:
         self.state = FEDERATION.start
         self.epoch = max(saved.epoch + 1, first_epoch)
         self.round: Round | None = None  # the open one
-        self.members = Members(saved.devices, saved.rounds_counted, rules.max_devices)
+        self.members = Members(saved.devices, saved.turns, rules.max_devices)
         self._rules = rules
         self._decider = decider
         self._saved = saved
@@ -221,11 +221,7 @@ class FederationMachine:
             return []
         match event:
             case UpdateStored():
-                was = len(current.counted)
-                effects = current.stored(event)
-                if len(current.counted) > was:
-                    self.members.counted(event.device)
-                return effects
+                return current.stored(event)
             case UpdateBad():
                 return current.bad(event)
             case Merged():
@@ -239,6 +235,7 @@ class FederationMachine:
         """A round is over: what it made goes out, and the next one is due after a rest."""
         effects: list[AggregatorEffect] = []
         self.round = None
+        self.members.had_turns(ended.turns)
         self._step(FederationStep.REST)
         if ended.version is not None:
             self._failures = 0
@@ -273,6 +270,7 @@ class FederationMachine:
         effects: list[AggregatorEffect] = []
         if self.round is not None:
             effects += self.round.abort(f"rolled back to version {asked.version}: {asked.reason}")
+            self.members.had_turns(self.round.turns)
             self.round = None
             self._step(FederationStep.REST)
             effects.append(SetTimer(Timer.INTERVAL, self._rules.interval_s))

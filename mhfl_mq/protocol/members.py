@@ -42,9 +42,9 @@ class Member:
 class Members:
     """The devices of a federation, at most `limit`."""
 
-    def __init__(self, saved: Iterable[DeviceSaved], counted: Mapping[str, int], limit: int) -> None:
+    def __init__(self, saved: Iterable[DeviceSaved], turns: Mapping[str, int], limit: int) -> None:
         self._members = {one.device: Member(one, one.session) for one in saved}
-        self._counted = dict(counted)
+        self._turns = dict(turns)
         self._limit = limit
 
     def get(self, device: str) -> Member | None:
@@ -76,14 +76,15 @@ class Members:
         """A device said what it can carry, and this is what was decided."""
         self._members[saved.device] = Member(saved, saved.session, Link.ONLINE)
 
-    def counted(self, device: str) -> None:
-        """One more round in which it was counted."""
-        self._counted[device] = self._counted.get(device, 0) + 1
+    def had_turns(self, devices: Iterable[str]) -> None:
+        """A round ended in which these devices had their turn."""
+        for device in devices:
+            self._turns[device] = self._turns.get(device, 0) + 1
 
     def candidates(self, layout: str) -> tuple[Candidate, ...]:
         """Who may be invited now, by name: present, with a tier, of this layout."""
         return tuple(
-            (device, member.saved.tier, self._counted.get(device, 0))
+            (device, member.saved.tier, self._turns.get(device, 0))
             for device, member in sorted(self._members.items())
             if member.link is Link.ONLINE and member.saved.tier is not None and member.saved.layout == layout
         )

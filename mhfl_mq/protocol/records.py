@@ -81,12 +81,17 @@ class UpdateCounted:
 
 @dataclass(frozen=True, slots=True)
 class RoundClosed:
-    """A round ended: `committed` (then `version` is the new head) or `aborted`."""
+    """A round ended: `committed` (then `version` is the new head) or `aborted`.
+
+    `turns` are the devices that had their turn in it, by name: counted, refused, declined, or silent to the deadline.
+    Who was invited and is none of these was not waited for.
+    """
 
     round: int
     outcome: str
     reason: str
     version: int | None
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +135,4 @@ class SavedState:
     open_round: OpenRound | None = None
     last_closed: RoundClosed | None = None  # how the last round ended, unless it is open
     rounds_counted: Mapping[str, int] = field(default_factory=dict)  # device -> rounds it was counted in
+    turns: Mapping[str, int] = field(default_factory=dict)  # device -> rounds that ended and in which it had its turn

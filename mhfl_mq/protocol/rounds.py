@@ -57,6 +57,7 @@ class Round:
         self.declined: dict[str, str] = {}  # device -> reason; it may still change its mind
         self.refused: dict[str, str] = {}  # device -> reason; its update was bad, it is out
         self.accepted: set[str] = set()
+        self.silent: set[str] = set()  # sent nothing until the deadline
         self.version: VersionAdded | None = None  # what the round made, once committed
         self._rules = rules
         self._decider = decider
@@ -79,6 +80,11 @@ class Round:
         """Who may still send an update, by name."""
         out = self.counted.keys() | self.declined.keys() | self.refused.keys()
         return sorted(self._tiers.keys() - out)
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Who had its turn, by name: who was invited and is not here was not waited for, and comes first next time."""
+        return tuple(sorted(self.counted.keys() | self.declined.keys() | self.refused.keys() | self.silent))
 
     # ---- beginning ----
 
@@ -236,6 +242,7 @@ class Round:
         """Time is up: go on with what was counted, if that is enough."""
         if self.state is not RoundState.COLLECTING:
             return []
+        self.silent.update(self.waiting)
         if len(self.counted) < self.opened.needed:
             return self.abort(f"quorum missed: {len(self.counted)} of {self.opened.needed} needed at the deadline")
         return self._close()
@@ -281,7 +288,7 @@ class Round:
             metrics=entries.finite(event.metrics),
             reason=decision.text,
         )
-        closed = RoundClosed(self.number, "committed", decision.text, version)
+        closed = RoundClosed(self.number, "committed", decision.text, version, self.turns)
         committed = entries.round_committed(closed, tuple(self.counted.values()), decision.text)
         return [Persist((self.version, closed), (entries.version_added(self.version), committed))]
 
@@ -293,7 +300,7 @@ class Round:
         """End without a version, in any state that is not an end."""
         self._step(RoundStep.ABORT)
         reason = plain(reason)
-        closed = RoundClosed(self.number, "aborted", reason, None)
+        closed = RoundClosed(self.number, "aborted", reason, None, self.turns)
         entry = entries.round_aborted(closed, len(self.counted), self.opened.needed)
         return [
             Persist((closed,), (entry,)),

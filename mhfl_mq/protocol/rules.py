@@ -14,7 +14,7 @@ from mhfl_mq.wire.messages import Capability, TierSpec
 __all__ = ["Candidate", "Decider", "Decision", "Rules"]
 
 Candidate = tuple[str, int, int]
-"""A device that may be invited: its id, its tier, and how many rounds it was counted in."""
+"""A device that may be invited: its id, its tier, and in how many rounds it had its turn."""
 
 
 @dataclass(frozen=True, slots=True)

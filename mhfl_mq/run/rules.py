@@ -79,10 +79,10 @@ class PolicyDecider:
         return Decision(decision.answer is not None, (decision.why,), decision.answer)
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
-        """Whom to invite, those counted least first; nobody while too few are here."""
-        if len(candidates) < self._wait_for and not any(counted for _, _, counted in candidates):
+        """Whom to invite, fewest turns first; nobody while too few are here."""
+        if len(candidates) < self._wait_for and not any(turns for _, _, turns in candidates):
             return ()
-        members = [Member(device, tier, counted) for device, tier, counted in candidates]
+        members = [Member(device, tier, turns) for device, tier, turns in candidates]
         answer = invite(members, self._policy.participation, self._luck).answer
         return () if answer is None else answer.devices
 

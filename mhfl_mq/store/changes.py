@@ -73,7 +73,7 @@ def _round_opened(connection: sqlite3.Connection, change: RoundOpened, at: str) 
         (change.round, change.base, change.policy, change.needed, at),
     )
     connection.executemany(
-        "INSERT INTO cohort VALUES (?, ?, ?, ?)",
+        "INSERT INTO cohort VALUES (?, ?, ?, ?, 0)",
         [(change.round, device, tier, place) for place, (device, tier) in enumerate(change.cohort)],
     )
     return True
@@ -109,6 +109,9 @@ def _round_closed(connection: sqlite3.Connection, change: RoundClosed, at: str) 
     connection.execute(
         "UPDATE rounds SET outcome = ?, reason = ?, version = ?, closed_at = ? WHERE round = ?",
         (change.outcome, change.reason, change.version, at, change.round),
+    )
+    connection.executemany(
+        "UPDATE cohort SET turn = 1 WHERE round = ? AND device = ?", [(change.round, device) for device in change.turns]
     )
     return True
 

@@ -63,6 +63,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
     newest = connection.execute(f"SELECT {_VERSION} FROM versions ORDER BY version DESC LIMIT 1").fetchone()
     opened = connection.execute(f"SELECT {_ROUND} FROM rounds WHERE outcome IS NULL").fetchone()
     counts = connection.execute("SELECT device, count(*) FROM updates GROUP BY device ORDER BY device")
+    turns = connection.execute("SELECT device, count(*) FROM cohort WHERE turn = 1 GROUP BY device ORDER BY device")
     return SavedState(
         epoch=0 if epoch is None else epoch[0],
         last_round=last_round,
@@ -72,6 +73,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
         open_round=None
         if opened is None
         else OpenRound(_round_opened(connection, opened), updates(connection, opened[0])),
+        turns=dict(turns.fetchall()),
         last_closed=round_outcome(connection, last_round),
         rounds_counted=dict(counts.fetchall()),
     )
@@ -116,7 +118,7 @@ def rounds(connection: sqlite3.Connection, last: int) -> tuple[RoundSaved, ...]:
 def round_outcome(connection: sqlite3.Connection, number: int) -> RoundClosed | None:
     """How a round ended, if it did."""
     row = connection.execute(f"SELECT {_ROUND} FROM rounds WHERE round = ?", (number,)).fetchone()
-    return None if row is None else _closed(row)
+    return None if row is None else _closed(connection, row)
 
 
 def newest_entry(connection: sqlite3.Connection) -> tuple[int, str] | None:
@@ -148,7 +150,7 @@ def _version(row: Iterable[Any]) -> VersionAdded:
 
 def _round(connection: sqlite3.Connection, row: tuple[Any, ...]) -> RoundSaved:
     (counted,) = connection.execute("SELECT count(*) FROM updates WHERE round = ?", (row[0],)).fetchone()
-    return RoundSaved(_round_opened(connection, row), row[7], _closed(row), row[8], counted)
+    return RoundSaved(_round_opened(connection, row), row[7], _closed(connection, row), row[8], counted)
 
 
 def _round_opened(connection: sqlite3.Connection, row: tuple[Any, ...]) -> RoundOpened:
@@ -157,6 +159,9 @@ def _round_opened(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Round
     return RoundOpened(number, base, policy, needed, tuple(cohort.fetchall()))
 
 
-def _closed(row: tuple[Any, ...]) -> RoundClosed | None:
+def _closed(connection: sqlite3.Connection, row: tuple[Any, ...]) -> RoundClosed | None:
     number, outcome, reason, version = row[0], row[4], row[5], row[6]
-    return None if outcome is None else RoundClosed(number, outcome, reason, version)
+    if outcome is None:
+        return None
+    turns = connection.execute("SELECT device FROM cohort WHERE round = ? AND turn = 1 ORDER BY device", (number,))
+    return RoundClosed(number, outcome, reason, version, tuple(device for (device,) in turns))

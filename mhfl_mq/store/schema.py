@@ -16,7 +16,7 @@ __all__ = ["SCHEMA_VERSION", "Connect", "connect", "connect_reader", "explained_
 
 Connect = Callable[[Path], sqlite3.Connection]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_S: Final = 5.0
 """Seconds to wait for another connection: readers never hold the database that long, so more means trouble."""
 
@@ -34,7 +34,8 @@ TABLES: Final = (
     """CREATE UNIQUE INDEX one_open_round ON rounds (outcome IS NULL) WHERE outcome IS NULL""",
     """CREATE TABLE cohort (
         round INTEGER NOT NULL REFERENCES rounds, device TEXT NOT NULL, tier INTEGER NOT NULL,
-        place INTEGER NOT NULL, PRIMARY KEY (round, device)) WITHOUT ROWID""",
+        place INTEGER NOT NULL, turn INTEGER NOT NULL, PRIMARY KEY (round, device)) WITHOUT ROWID""",
+    """CREATE INDEX turns_by_device ON cohort (device) WHERE turn = 1""",
     """CREATE TABLE updates (
         id INTEGER PRIMARY KEY, round INTEGER NOT NULL, device TEXT NOT NULL, tier INTEGER NOT NULL,
         blob_id TEXT NOT NULL, size INTEGER NOT NULL, weight REAL NOT NULL, metrics TEXT NOT NULL, at TEXT NOT NULL,

@@ -155,6 +155,7 @@ class Disk:
             open_round=OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values())) if still else None,
             last_closed=self.closed.get(self.last_round),
             rounds_counted=Counter(device for _, device in self.counted),
+            turns=Counter(device for closed in self.closed.values() for device in closed.turns),
         )
 
     def kinds(self) -> list[str]:

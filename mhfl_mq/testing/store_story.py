@@ -76,12 +76,12 @@ def _count(number: int, device: str) -> Step:
 def _commit(store: Store, files: Files | None) -> object:
     model = _model(store, files, 2)
     added = VersionAdded(2, 1, model, "layout", "round", 1, {"accuracy/small": 0.8}, "")
-    closed = RoundClosed(1, "committed", "", 2)
+    closed = RoundClosed(1, "committed", "", 2, ("gw-1", "gw-2"))
     return store.apply([added, closed], [Entry("round.commit", {"round": 1, "model": model}), Entry("gate.pass")])
 
 
 def _abort(store: Store, files: Files | None) -> object:
-    return store.apply([RoundClosed(2, "aborted", "quorum", None)], [Entry("round.abort", {"round": 2})])
+    return store.apply([RoundClosed(2, "aborted", "quorum", None, ("gw-2",))], [Entry("round.abort", {"round": 2})])
 
 
 def _roll_back(store: Store, files: Files | None) -> object:

@@ -130,7 +130,7 @@ def _grown(budget: Budget, factor: float) -> Budget:
 
 
 def members(*counted: int) -> list[Member]:
-    """Devices d0, d1, ... and in how many rounds they were counted."""
+    """Devices d0, d1, ... and how many turns they had."""
     return [Member(f"d{k}", 0, count) for k, count in enumerate(counted)]
 
 
@@ -146,7 +146,7 @@ def test_everyone_who_is_there_is_invited_when_the_policy_says_all() -> None:
     assert (found.cohort, found.needed) == (5, 3)
 
 
-def test_a_cohort_takes_the_least_counted_and_some_more_for_failures() -> None:
+def test_a_cohort_takes_those_with_the_fewest_turns_and_some_more_for_failures() -> None:
     found = invited(Participation(cohort=2, over_provision=1.5, quorum=Quorum(1, 1.0)), 5, 1, 9, 0, 7)
     assert found is not None
     assert found.devices == ("d3", "d1", "d0")
@@ -191,8 +191,8 @@ def test_an_invitation_follows_from_who_is_there_and_from_luck_alone(
     shuffled = random.Random(seed + 1).sample(there, len(there))
     assert invite(shuffled, rules, random.Random(seed)).answer == found
     assert found is not None
-    chosen = [member.counted for member in there if member.device in found.devices]
-    rest = [member.counted for member in there if member.device not in found.devices]
+    chosen = [member.turns for member in there if member.device in found.devices]
+    rest = [member.turns for member in there if member.device not in found.devices]
     assert (
         len(set(found.devices))
         == len(found.devices)

@@ -81,7 +81,7 @@ SAVED = SavedState(
     rounds_opened=6,
     head=FIRST,
     devices=tuple(DeviceSaved(name, 5, 1, "fits", LAYOUT, 100, 0.0, PROBES) for name in ("ada", "bob")),
-    rounds_counted={"ada": 2},
+    turns={"ada": 2},
 )
 OPENED = RoundOpened(7, 0, example_rules().policy, 1, (("ada", 1), ("bob", 1)))
 
@@ -272,7 +272,7 @@ def test_a_merged_model_that_passes_the_gate_is_durable_with_the_rounds_end_and_
     version = VersionAdded(1, 0, digest("model 1"), LAYOUT, "round", 7, {"accuracy/small": 0.5}, "good")
     added, committed = noted(effects)
     assert effects == [
-        Persist((version, RoundClosed(7, "committed", "good", 1)), (added, committed)),
+        Persist((version, RoundClosed(7, "committed", "good", 1, ("ada", "bob"))), (added, committed)),
         ShareModel(1, digest("model 1")),
         Announce(Head(4, 1, LAYOUT, ())),
         Announce(Close(7, "committed", 1)),
@@ -301,7 +301,7 @@ def test_a_round_without_a_good_model_is_aborted(event: AggregatorEvent, gate: b
     effects = bench.after(event)
     (aborted,) = noted(effects)
     assert effects == [
-        Persist((RoundClosed(7, "aborted", reason, None),), (aborted,)),
+        Persist((RoundClosed(7, "aborted", reason, None, ("ada", "bob")),), (aborted,)),
         CancelTimer(Timer.DEADLINE),
         Alarm(f"round 7 aborted: {reason}"),
         Announce(Close(7, "aborted", 0)),
@@ -521,7 +521,8 @@ def test_an_update_that_is_stored_after_the_round_closed_counts_nowhere() -> Non
     bench.after(("ada", ready("ada")), UpdateStored(7, "ada", ready("ada").manifest.blob_id))
     bench.after(("bob", ready("bob")), TimerFired(Timer.DEADLINE))
     assert bench.after(UpdateStored(7, "bob", ready("bob").manifest.blob_id)) == []
-    assert bench.machine.members.candidates(LAYOUT) == (("ada", 1, 3), ("bob", 1, 0))
+    bench.after(Merged(7, digest("model 1"), {}))
+    assert bench.machine.members.candidates(LAYOUT) == (("ada", 1, 3), ("bob", 1, 1))  # both had their turn
 
 
 @pytest.mark.parametrize("message", [Accept(6), Decline(6, "train", "no"), Accept(8)])

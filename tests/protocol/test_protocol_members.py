@@ -52,7 +52,7 @@ def test_a_restored_device_is_unseen_until_its_birth_is_heard() -> None:
     assert members.candidates(LAYOUT) == ()
     members.presence("ada", Presence(5, True, "d"))
     assert members.candidates(LAYOUT) == (("ada", 1, 3),)
-    members.counted("ada")
+    members.had_turns(("ada", "bob"))
     assert members.candidates(LAYOUT) == (("ada", 1, 4),)
     assert members.candidates(digest("other")) == ()
 

@@ -4,8 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from mhfl_mq.protocol.effects import AggregatorEffect, DeviceEffect, Merge, Probe, SavedDevice, Train
-from mhfl_mq.protocol.events import MergeFailed, Probed, RollbackAsked, StopAsked, Trained, TrainFailed
+from mhfl_mq.protocol.effects import AggregatorEffect, DeviceEffect, FetchUpdate, Merge, Probe, SavedDevice, Train
+from mhfl_mq.protocol.events import (
+    MergeFailed,
+    Probed,
+    RollbackAsked,
+    StopAsked,
+    Trained,
+    TrainFailed,
+    UpdateBad,
+    UpdateStored,
+)
+from mhfl_mq.protocol.rules import Candidate
 from mhfl_mq.protocol.states import FederationState, Standing, WorkState
 from mhfl_mq.testing.machines import LAYOUT, Disk, Everybody, digest, example_rules, manifest_of
 from mhfl_mq.testing.pair import AGGREGATOR, Pair
@@ -106,6 +116,48 @@ def test_a_bounded_run_over_a_lost_folder_does_all_its_rounds_whenever_it_is_res
     assert pair.stopped == "4 rounds are done"
     assert len(pair.disk.rounds) == 4
     assert min(pair.disk.rounds) > used
+
+
+class FewestTurns(Everybody):
+    """Two are invited, who had the fewest turns first."""
+
+    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+        return tuple(device for _, device in sorted((turns, device) for device, _, turns in candidates)[:2])
+
+
+@pytest.mark.parametrize("fault", ["refused", "declined", "silent"])
+def test_devices_whose_updates_never_count_keep_nobody_else_out(fault: str) -> None:
+    """They are counted least, for ever: had that alone decided, nobody else would be invited again."""
+    pair = Pair(("ada", "bob", "cyd", "dan"), example_rules(cohort=2), FewestTurns())
+
+    def fetch(_: str, effect: AggregatorEffect | DeviceEffect) -> UpdateStored | UpdateBad:
+        assert isinstance(effect, FetchUpdate)
+        if effect.device in ("ada", "bob"):
+            return UpdateBad(effect.round, effect.device, "holds NaN")
+        return UpdateStored(effect.round, effect.device, effect.manifest.blob_id)
+
+    def train(name: str, effect: AggregatorEffect | DeviceEffect) -> Trained | TrainFailed | None:
+        assert isinstance(effect, Train)
+        if name in ("ada", "bob") and fault != "refused":
+            return TrainFailed(effect.offer.round, "out of memory") if fault == "declined" else None
+        return Trained(effect.offer.round, manifest_of(f"{name} {effect.offer.round}", 80), 1.0, {})
+
+    pair.jobs |= {FetchUpdate: fetch, Train: train}
+    pair.run(lambda: {device for _, device in pair.disk.counted} == {"cyd", "dan"}, limit=600)
+    pair.kill(AGGREGATOR)
+    before = len(pair.disk.counted)
+    pair.run(lambda: len(pair.disk.counted) >= before + 4, limit=600)
+
+
+def test_a_device_that_a_round_did_not_wait_for_has_its_turn_still_before_it() -> None:
+    pair = Pair(("ada", "bob", "cyd"), example_rules(cohort=1))
+    pair.jobs[Train] = lambda name, effect: (
+        Trained(effect.offer.round, manifest_of(f"{name} {effect.offer.round}", 80), 1.0, {})  # type: ignore[union-attr]
+        if name == "ada"
+        else None
+    )
+    pair.run(lambda: 1 in pair.disk.closed)
+    assert pair.disk.closed[1].turns == ("ada",)
 
 
 def test_a_device_of_another_layout_is_shown_the_reason_and_comes_in_when_it_is_mended() -> None:

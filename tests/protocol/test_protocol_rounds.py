@@ -286,7 +286,7 @@ def test_at_the_deadline_a_round_without_quorum_is_aborted() -> None:
     effects = one.deadline()
     assert isinstance(effects[0], Persist)
     reason = "quorum missed: 1 of 2 needed at the deadline"
-    assert effects[0].changes == (RoundClosed(7, "aborted", reason, None),)
+    assert effects[0].changes == (RoundClosed(7, "aborted", reason, None, ("ada", "bob", "cyd")),)
     assert DropFetch(7, "bob") in effects
     assert one.over
 
@@ -297,7 +297,7 @@ def test_a_round_whose_quorum_is_out_of_reach_is_aborted_at_once() -> None:
     effects = one.decline("bob", Decline(7, "train", "no"))
     assert isinstance(effects[1], Persist)
     reason = "quorum out of reach: 0 counted, 1 expected, 2 needed"
-    assert effects[1].changes == (RoundClosed(7, "aborted", reason, None),)
+    assert effects[1].changes == (RoundClosed(7, "aborted", reason, None, ("ada", "bob")),)
 
 
 def test_with_more_invited_than_wanted_the_round_closes_at_its_target() -> None:

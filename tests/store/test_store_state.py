@@ -82,7 +82,8 @@ def test_a_closed_round_is_not_open_but_its_number_is_used_up(store: Store) -> N
     state = after(store, 10).restore()
     assert state.open_round is None
     assert (state.last_round, state.rounds_opened) == (2, 2)
-    assert state.last_closed == RoundClosed(2, "aborted", "quorum", None)
+    assert state.last_closed == RoundClosed(2, "aborted", "quorum", None, ("gw-2",))
+    assert state.turns == {"gw-1": 1, "gw-2": 2}
     assert state.head is not None
     assert state.head.version == 2
 
@@ -116,7 +117,7 @@ def test_changes_without_entries_leave_the_ledger_alone(store: Store) -> None:
 
 def test_a_batch_that_is_there_already_is_a_replay_and_writes_nothing(store: Store) -> None:
     head = after(store, 7).head
-    closed = RoundClosed(1, "committed", "", 2)
+    closed = RoundClosed(1, "committed", "", 2, ("gw-1", "gw-2"))
     (version,) = [one.added for one in store.view.versions() if one.added.version == 2]
     assert store.apply([COUNTED], [Entry("update.counted")]) == head
     assert store.apply([version, closed], [Entry("round.commit")]) == head
@@ -143,6 +144,7 @@ REFUSED: dict[str, tuple[int, Change, str]] = {
     "update of 2^64 bytes": (4, replace(COUNTED, size=2**64), "cannot hold"),
     "reason with a lone surrogate": (4, RoundClosed(1, "aborted", "\ud800", None), "cannot hold"),
     "round closed otherwise": (7, RoundClosed(1, "aborted", "", None), "round 1 is committed already"),
+    "round closed with other turns": (7, RoundClosed(1, "committed", "", 2), "round 1 is committed already"),
     "commit without a version": (4, RoundClosed(1, "committed", "", None), "CHECK"),
     "commit of an unknown version": (4, RoundClosed(1, "committed", "", 9), "FOREIGN KEY"),
     "unknown outcome": (4, RoundClosed(1, "lost", "", None), "CHECK"),
@@ -244,7 +246,7 @@ def test_a_database_of_another_release_is_refused_with_the_remedy(told: Path) ->
     connection = sqlite3.connect(told / "state.sqlite")
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StoreError, match=r"schema 99, this release speaks 1; run the release"):
+    with pytest.raises(StoreError, match=r"schema 99, this release speaks 2; run the release"):
         Store(told, now)
     with pytest.raises(StoreError, match="schema 99"), open_view(told):
         pass
