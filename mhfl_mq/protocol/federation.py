@@ -117,8 +117,8 @@ class FederationMachine:
 
     def _dispatch(self, event: AggregatorEvent) -> list[AggregatorEffect]:
         match event:
-            case Started():
-                return self._started()
+            case Started(now):
+                return self._started(now)
             case Heard(sender, message, _):
                 return self._heard(sender, message)
             case Faulted(sender, what, _):
@@ -136,7 +136,7 @@ class FederationMachine:
 
     # ---- life ----
 
-    def _started(self) -> list[AggregatorEffect]:
+    def _started(self, now: float) -> list[AggregatorEffect]:
         head, open_round = self.head, self._saved.open_round
         if head.layout != self._rules.layout:
             raise ConfigError(
@@ -158,7 +158,7 @@ class FederationMachine:
             )
             if open_round.opened.policy != self._rules.policy:
                 return effects + self.round.abort("the policy was changed while the round was open")
-            return effects + self.round.resume()
+            return effects + self.round.resume(now - open_round.opened_at)
         self._step(FederationStep.START)
         closed = self._saved.last_closed
         if closed is not None:  # the last life may have died before it said how the round ended

@@ -117,10 +117,14 @@ Change = EpochStarted | DeviceSaved | RoundOpened | UpdateCounted | RoundClosed 
 
 @dataclass(frozen=True, slots=True)
 class OpenRound:
-    """A round that was open when the process died, with the updates that it had counted."""
+    """A round that was open when the process died, with the updates that it had counted.
+
+    `opened_at` is when it was opened, by the wall clock: seconds since 1970, UTC.
+    """
 
     opened: RoundOpened
     counted: tuple[UpdateCounted, ...]
+    opened_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,17 +98,19 @@ class Round:
             *(Tell(device, self._offer(device)) for device in self._tiers),
         ]
 
-    def resume(self) -> list[AggregatorEffect]:
-        """After a restart: what was counted is in the sum again, and the deadline starts anew.
+    def resume(self, passed_s: float) -> list[AggregatorEffect]:
+        """After a restart, so many seconds after the opening: what was counted is in the sum again.
 
+        The deadline is that of the opening; a clock that was set back does not put it off further than a full one.
         Receipts are told again, for they may not have got out. Offers go out again when the devices say hello.
         """
         folds = [self._fold(one) for one in self.counted.values()]
         receipts = [self._receipt(device, Verdict.COUNTED) for device in self.counted]
+        whole_s = self._rules.deadline_s
         return [
             OpenFold(self.number, self._model, len(self._tiers)),
             *folds,
-            SetTimer(Timer.DEADLINE, self._rules.deadline_s),
+            SetTimer(Timer.DEADLINE, min(whole_s, max(0.0, whole_s - passed_s))),
             *receipts,
             *self._settle(),
         ]

@@ -100,7 +100,10 @@ class Work:
         ]
 
     def _offered_again(self, offer: Offer) -> list[DeviceEffect]:
-        """The aggregator restarted, or saw us return: it wants to hear that we are at it, and its deadline is new."""
+        """The aggregator restarted, or saw us return: it wants to hear that we are at it.
+
+        Our deadline starts anew, as after a restart of ours: that of the aggregator, which does not, decides.
+        """
         if self.state is WorkState.SENDING:
             return self.announce()
         return [Say(Accept(offer.round)), SetTimer(Timer.DEADLINE, offer.deadline_s)]

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -84,6 +85,7 @@ class AggregatorHost:
         agent: str,
         chunk: int,
         uploads: int,
+        now: Callable[[], float],
         keepalive_s: int = 60,
     ) -> None:
         self.traffic = Traffic()
@@ -95,6 +97,7 @@ class AggregatorHost:
         self._board = board
         self._agent = agent
         self._wanted_chunk = chunk
+        self._now = now  # the wall clock, in seconds since 1970
         self._keepalive_s = keepalive_s
         self._epoch = machine.epoch
         self._models: dict[int, str] = {}  # version -> model
@@ -128,10 +131,10 @@ class AggregatorHost:
         """Connect and run rounds; returns why it ended. Raises what the driver, the store or the broker raises."""
         presence = partial(Presence, self._epoch, agent=self._agent)
         will = Will(self._topics.state, encode(presence(online=False)))
-        self.post(Started())
         try:
             await self._transport.connect(Session(self._client_id(), will, keepalive_s=self._keepalive_s))
             await self._transport.subscribe(self._topics.aggregator_filters())
+            self.post(Started(self._now()))  # not before: a broker may be waited for longer than a round
             self._jobs.start("connections", self._watch(presence(online=True)))
             self._jobs.start("inbox", self._listen())
             self._jobs.start("board", self._board.keep())

@@ -140,6 +140,7 @@ async def run_aggregator(
                 agent=AGENT,
                 chunk=limits.chunk_bytes,
                 uploads=limits.concurrent_uploads,
+                now=lambda: clock.now().timestamp(),
                 keepalive_s=setup.keepalive_s,
             )
             started(host)

@@ -1,5 +1,6 @@
 """Reading the database back: what a restarted aggregator continues from, and what `mhfl status` shows."""
 
+import datetime
 import json
 import sqlite3
 from collections.abc import Iterable
@@ -72,7 +73,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
         devices=devices(connection),
         open_round=None
         if opened is None
-        else OpenRound(_round_opened(connection, opened), updates(connection, opened[0])),
+        else OpenRound(_round_opened(connection, opened), updates(connection, opened[0]), _seconds(opened[7])),
         turns=dict(turns.fetchall()),
         last_closed=round_outcome(connection, last_round),
         rounds_counted=dict(counts.fetchall()),
@@ -157,6 +158,11 @@ def _round_opened(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Round
     number, base, policy, needed = row[:4]
     cohort = connection.execute("SELECT device, tier FROM cohort WHERE round = ? ORDER BY place", (number,))
     return RoundOpened(number, base, policy, needed, tuple(cohort.fetchall()))
+
+
+def _seconds(stamp: str) -> float:
+    """A time of the database as seconds since 1970."""
+    return datetime.datetime.fromisoformat(stamp).timestamp()
 
 
 def _closed(connection: sqlite3.Connection, row: tuple[Any, ...]) -> RoundClosed | None:

@@ -9,8 +9,9 @@ from math import fsum
 from typing import Final
 
 from mhfl_mq.policy import Policy
-from mhfl_mq.protocol.effects import AggregatorEffect, FetchUpdate, Merge, Persist, Tell
+from mhfl_mq.protocol.effects import AggregatorEffect, FetchUpdate, Merge, Persist, SetTimer, Tell
 from mhfl_mq.protocol.events import AggregatorEvent, Heard, Started
+from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.records import Change, VersionAdded
 from mhfl_mq.testing.invariants import Truth, require
 from mhfl_mq.wire.messages import Accept, Assign, Decline, Offer, Receipt, Verdict
@@ -19,6 +20,8 @@ __all__ = ["Duties"]
 
 SLACK_S: Final = 0.01
 """Seconds: the database keeps milliseconds."""
+STARTUP_S: Final = 5.0
+"""Seconds that an aggregator may take from its clock's first look to its timer: it folds what was counted."""
 
 Place = tuple[int, str]
 """A device in a round."""
@@ -57,6 +60,8 @@ class Duties:
             case Persist(changes):
                 for change in changes:
                     self._change(change)
+            case SetTimer(Timer.DEADLINE, after_s):
+                self._deadline(after_s)
             case FetchUpdate(number, device):
                 self._declined.discard((number, device))
             case Tell(device, Receipt(number, Verdict.COUNTED)):
@@ -103,6 +108,15 @@ class Duties:
         target = invited if part.cohort is None else max(one.opened.needed, min(part.cohort, invited))
         early = f"round {number} closes early with {counted} of {target} updates, and waits for {waiting}"
         require(not waiting or counted >= target, early)
+
+    def _deadline(self, after_s: float) -> None:
+        """A round's deadline is that of its opening, however often it is resumed."""
+        truth, number = self._truth, self._truth.open_round
+        require(number is not None, "a deadline is set for a round that is not durably open")
+        assert number is not None
+        left = max(0.0, truth.rounds[number].at + self._policy.participation.deadline_s - truth.now())
+        late = after_s - left
+        require(late <= STARTUP_S, f"the deadline of round {number} is put off by {late:.1f} s")
 
     def _change(self, change: Change) -> None:
         """A model that is worse than the head by more than the gate allows never becomes the head."""

@@ -98,12 +98,13 @@ class Disk:
         self.versions = [first]
         self.devices: dict[str, DeviceSaved] = {}
         self.rounds: dict[int, RoundOpened] = {}
+        self.opened_at: dict[int, float] = {}
         self.counted: dict[tuple[int, str], UpdateCounted] = {}
         self.closed: dict[int, RoundClosed] = {}
         self.ledger: list[Entry] = []
 
-    def apply(self, changes: Sequence[Change], entries: Sequence[Entry]) -> None:
-        """Make changes durable; asserts what the store would refuse."""
+    def apply(self, changes: Sequence[Change], entries: Sequence[Entry], now: float = 0.0) -> None:
+        """Make changes durable at this time (seconds); asserts what the store would refuse."""
         for change in changes:
             match change:
                 case EpochStarted(epoch):
@@ -115,6 +116,7 @@ class Disk:
                     assert number > self.last_round, "a round number is used again"
                     assert self.rounds.keys() == self.closed.keys(), "two rounds are open"
                     self.rounds[number] = change
+                    self.opened_at[number] = now
                 case UpdateCounted(number, device):
                     assert number not in self.closed
                     assert (number, device) not in self.counted, "an update is counted twice"
@@ -152,7 +154,9 @@ class Disk:
             rounds_opened=len(self.rounds),
             head=self.head,
             devices=tuple(self.devices.values()),
-            open_round=OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values())) if still else None,
+            open_round=None
+            if not still
+            else OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values()), self.opened_at[still[0]]),
             last_closed=self.closed.get(self.last_round),
             rounds_counted=Counter(device for _, device in self.counted),
             turns=Counter(device for closed in self.closed.values() for device in closed.turns),

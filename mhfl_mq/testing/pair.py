@@ -108,7 +108,7 @@ class Pair:
         self.sums = {}
         self.machine = FederationMachine(self.rules, self.decider, self.disk.restore(), first_epoch=self.first_epoch)
         self._srv = Presence(self.machine.epoch, True, "aggregator")
-        self.queue.append((AGGREGATOR, ev.Started()))
+        self.queue.append((AGGREGATOR, ev.Started(self.now)))
         for name, device in self.devices.items():
             self._to_device(name, self._srv)
             if device.session:
@@ -259,7 +259,7 @@ class Pair:
     def _perform_aggregator(self, effect: fx.AggregatorEffect | fx.DeviceEffect) -> None:
         match effect:
             case fx.Persist(changes, entries):
-                self.disk.apply(changes, entries)
+                self.disk.apply(changes, entries, self.now)
             case fx.Tell(name, message):
                 self._check_told(name, message)
                 self._to_device(name, message)

@@ -83,6 +83,7 @@ SAVED = SavedState(
     devices=tuple(DeviceSaved(name, 5, 1, "fits", LAYOUT, 100, 0.0, PROBES) for name in ("ada", "bob")),
     turns={"ada": 2},
 )
+NOON = 1_800_000_000.0  # seconds since 1970
 OPENED = RoundOpened(7, 0, example_rules().policy, 1, (("ada", 1), ("bob", 1)))
 
 
@@ -349,8 +350,20 @@ def test_a_restart_after_the_last_round_stops_at_once() -> None:
 # ---- restart with an open round -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("passed_s", "left_s"),
+    [(0.0, 60.0), (45.0, 15.0), (60.0, 0.0), (86_400.0, 0.0), (-45.0, 60.0)],
+    ids=["at once", "soon", "at the deadline", "a day later", "the clock was set back"],
+)
+def test_a_round_that_is_resumed_has_the_deadline_of_its_opening(passed_s: float, left_s: float) -> None:
+    """Aggregators that are restarted again and again do not make their devices wait for ever."""
+    saved = replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"),), NOON))
+    effects = Bench(saved).after(Started(NOON + passed_s))
+    assert [effect for effect in effects if isinstance(effect, SetTimer)] == [SetTimer(Timer.DEADLINE, left_s)]
+
+
 def test_an_open_round_is_resumed_folded_and_receipted_again() -> None:
-    saved = replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"),)))
+    saved = replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"),), NOON))
     bench = Bench(saved)
     assert bench.after(Started())[1:] == [
         ShareModel(0, FIRST.model, broadcast=False),
@@ -367,14 +380,14 @@ def test_an_open_round_is_resumed_folded_and_receipted_again() -> None:
 
 def test_an_open_round_that_had_counted_everybody_is_closed_at_once() -> None:
     saved = replace(
-        SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"), counted("bob")))
+        SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"), counted("bob")), NOON)
     )
     assert Bench(saved).after(Started())[-2:] == [CancelTimer(Timer.DEADLINE), Merge(7)]
 
 
 def test_an_open_round_of_another_policy_is_aborted() -> None:
     opened = replace(OPENED, policy=digest("old policy"))
-    bench = Bench(replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(opened, (counted("ada"),))))
+    bench = Bench(replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(opened, (counted("ada"),), NOON)))
     effects = bench.after(Started())
     assert kinds(effects) == ["aggregator.start", "round.abort"]
     assert noted(effects)[1].facts["reason"] == "the policy was changed while the round was open"

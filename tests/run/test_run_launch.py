@@ -239,6 +239,29 @@ def test_a_round_that_counted_what_a_power_cut_took_is_aborted_and_the_next_one_
     virtual.run(main())
 
 
+def test_a_restart_does_not_put_a_round_s_deadline_off(virtual: asyncio.Runner, tmp_path: Path) -> None:
+    async def main() -> None:
+        federation = Federation(tmp_path)
+        federation.policy = light_policy(LENGTHS, quorum=2, deadline_s=100.0, interval_s=1.0)
+        federation.train_s["bob"] = 3600.0
+        federation.start()
+        await asyncio.sleep(70)
+        federation.tasks["aggregator"].cancel()
+        await asyncio.wait([federation.tasks["aggregator"]])
+        federation.start_aggregator()
+        await asyncio.sleep(50)
+        await federation.stop()
+        with open_view(tmp_path / "state") as view:
+            first = view.rounds()[0]
+        assert first.closed is not None
+        assert first.closed_at is not None
+        opened, closed = (datetime.datetime.fromisoformat(at) for at in (first.opened_at, first.closed_at))
+        assert 100.0 <= (closed - opened).total_seconds() < 105.0
+        assert first.closed.reason == "quorum missed: 1 of 2 needed at the deadline"
+
+    virtual.run(main())
+
+
 def test_a_rollback_from_outside_is_followed_by_the_devices(virtual: asyncio.Runner, tmp_path: Path) -> None:
     async def main() -> None:
         federation = Federation(tmp_path)

@@ -63,6 +63,11 @@ def last(kind: type, effects: list[AggregatorEffect]) -> list[AggregatorEffect]:
     return [one for one in effects if not isinstance(one, kind)] + [one for one in effects if isinstance(one, kind)]
 
 
+def without(kind: type, effects: list[AggregatorEffect]) -> list[AggregatorEffect]:
+    """The effects without those of a kind."""
+    return [one for one in effects if not isinstance(one, kind)]
+
+
 def offer_before_persist(patch: pytest.MonkeyPatch) -> None:
     right = Round.open
     patch.setattr(Round, "open", lambda self: last(Persist, right(self)))
@@ -106,9 +111,9 @@ def round_number_not_persisted(patch: pytest.MonkeyPatch) -> None:
 def fold_twice_on_resume(patch: pytest.MonkeyPatch) -> None:
     right = Round.resume
 
-    def wrong(self: Round) -> list[AggregatorEffect]:
+    def wrong(self: Round, passed_s: float) -> list[AggregatorEffect]:
         twice: list[AggregatorEffect] = []
-        for one in right(self):
+        for one in right(self, passed_s):
             twice += [one, one] if isinstance(one, Fold) else [one]
         return twice
 
@@ -117,7 +122,7 @@ def fold_twice_on_resume(patch: pytest.MonkeyPatch) -> None:
 
 def no_fold_on_resume(patch: pytest.MonkeyPatch) -> None:
     right = Round.resume
-    patch.setattr(Round, "resume", lambda self: [one for one in right(self) if not isinstance(one, Fold)])
+    patch.setattr(Round, "resume", lambda self, passed_s: without(Fold, right(self, passed_s)))
 
 
 def counted_updates_are_deleted_at_start(patch: pytest.MonkeyPatch) -> None:
@@ -145,7 +150,12 @@ def closes_at_quorum(patch: pytest.MonkeyPatch) -> None:
 
 def no_receipt_again_on_resume(patch: pytest.MonkeyPatch) -> None:
     right = Round.resume
-    patch.setattr(Round, "resume", lambda self: [one for one in right(self) if not isinstance(one, Tell)])
+    patch.setattr(Round, "resume", lambda self, passed_s: without(Tell, right(self, passed_s)))
+
+
+def a_restart_puts_the_deadline_off(patch: pytest.MonkeyPatch) -> None:
+    right = Round.resume
+    patch.setattr(Round, "resume", lambda self, passed_s: right(self, 0.0))
 
 
 def no_offer_again(patch: pytest.MonkeyPatch) -> None:
@@ -200,15 +210,16 @@ def device_acknowledges_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DeviceMachine, "handle", wrong)
 
 
+UNKNOWN = "is offered and not durably open|is set for a round that is not durably open"
 TWICE = "more updates than the cohort|is not the mean of what was counted"
 
 PLANTED: tuple[tuple[Plant, str, str], ...] = (
     (no_dedupe_of_updates, "network", TWICE),
     (no_base_check, "malice", "did not train in this round"),
-    (offer_before_persist, "calm", "is offered and not durably open"),
+    (offer_before_persist, "calm", UNKNOWN),
     (receipt_before_durable, "calm", "gets a receipt for round"),
     (ack_before_persist, "calm", "acknowledged before what it caused is durable"),
-    (round_number_not_persisted, "calm", "is offered and not durably open"),
+    (round_number_not_persisted, "calm", UNKNOWN),
     (fold_twice_on_resume, "crashes", TWICE),
     (no_fold_on_resume, "crashes", "is not the mean of what was counted"),
     (counted_updates_are_deleted_at_start, "crashes", "a counted update is gone"),
@@ -217,6 +228,7 @@ PLANTED: tuple[tuple[Plant, str, str], ...] = (
     (untouched_segments_are_zeroed, "calm", "is not the mean of what was counted"),
     (closes_at_quorum, "calm", "closes early"),
     (no_receipt_again_on_resume, "crashes", "gave it no receipt"),
+    (a_restart_puts_the_deadline_off, "crashes", "is put off by"),
     (no_offer_again, "crashes", "did not hear the offer again"),
     (the_gate_says_yes, "stragglers", "the gate allows"),
     (admission_is_unbounded, "network", "updates are being pulled"),

@@ -75,6 +75,7 @@ def test_an_open_round_comes_back_with_cohort_and_counted_updates_in_their_order
     assert state.rounds_counted == {"gw-1": 1, "gw-2": 1}
     assert state.open_round is not None
     assert state.open_round.opened == OPENED
+    assert state.open_round.opened_at == now().timestamp()
     assert state.open_round.counted == (COUNTED, replace(COUNTED, device="gw-2"))
 
 
