@@ -33,8 +33,10 @@ from mhfl_mq.protocol.states import ROUND, RoundState, RoundStep
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import Close, Decline, Offer, Receipt, UpdateReady, Verdict, Withdraw
 
-__all__ = ["Round"]
+__all__ = ["RETURN_S", "Round"]
 
+RETURN_S: Final = 30.0
+"""Seconds that a round which is resumed waits at least: devices reconnect, and say again what they have finished."""
 _FLOAT_BYTES: Final = 4  # an update's blob is raw float32
 
 
@@ -101,7 +103,8 @@ class Round:
     def resume(self, passed_s: float) -> list[AggregatorEffect]:
         """After a restart, so many seconds after the opening: what was counted is in the sum again.
 
-        The deadline is that of the opening; a clock that was set back does not put it off further than a full one.
+        The deadline is that of the opening, but devices get `RETURN_S` to bring what they finished while we were gone.
+        A clock that was set back does not put it off further than a full one.
         Receipts are told again, for they may not have got out. Offers go out again when the devices say hello.
         """
         folds = [self._fold(one) for one in self.counted.values()]
@@ -110,7 +113,7 @@ class Round:
         return [
             OpenFold(self.number, self._model, len(self._tiers)),
             *folds,
-            SetTimer(Timer.DEADLINE, min(whole_s, max(0.0, whole_s - passed_s))),
+            SetTimer(Timer.DEADLINE, min(whole_s, max(RETURN_S, whole_s - passed_s))),
             *receipts,
             *self._settle(),
         ]

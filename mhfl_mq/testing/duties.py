@@ -13,6 +13,7 @@ from mhfl_mq.protocol.effects import AggregatorEffect, FetchUpdate, Merge, Persi
 from mhfl_mq.protocol.events import AggregatorEvent, Heard, Started
 from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.records import Change, VersionAdded
+from mhfl_mq.protocol.rounds import RETURN_S
 from mhfl_mq.testing.invariants import Truth, require
 from mhfl_mq.wire.messages import Accept, Assign, Decline, Offer, Receipt, Verdict
 
@@ -110,11 +111,12 @@ class Duties:
         require(not waiting or counted >= target, early)
 
     def _deadline(self, after_s: float) -> None:
-        """A round's deadline is that of its opening, however often it is resumed."""
+        """A round's deadline is that of its opening, however often it is resumed; a moment is left for who returns."""
         truth, number = self._truth, self._truth.open_round
         require(number is not None, "a deadline is set for a round that is not durably open")
         assert number is not None
-        left = max(0.0, truth.rounds[number].at + self._policy.participation.deadline_s - truth.now())
+        whole_s = self._policy.participation.deadline_s
+        left = max(truth.rounds[number].at + whole_s - truth.now(), min(whole_s, RETURN_S))
         late = after_s - left
         require(late <= STARTUP_S, f"the deadline of round {number} is put off by {late:.1f} s")
 

@@ -352,10 +352,12 @@ def test_a_restart_after_the_last_round_stops_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("passed_s", "left_s"),
-    [(0.0, 60.0), (45.0, 15.0), (60.0, 0.0), (86_400.0, 0.0), (-45.0, 60.0)],
-    ids=["at once", "soon", "at the deadline", "a day later", "the clock was set back"],
+    [(0.0, 60.0), (20.0, 40.0), (45.0, 30.0), (86_400.0, 30.0), (-45.0, 60.0)],
+    ids=["at once", "soon", "near the deadline", "a day later", "the clock was set back"],
 )
-def test_a_round_that_is_resumed_has_the_deadline_of_its_opening(passed_s: float, left_s: float) -> None:
+def test_a_round_that_is_resumed_has_the_deadline_of_its_opening_and_a_moment_for_who_returns(
+    passed_s: float, left_s: float
+) -> None:
     """Aggregators that are restarted again and again do not make their devices wait for ever."""
     saved = replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"),), NOON))
     effects = Bench(saved).after(Started(NOON + passed_s))
