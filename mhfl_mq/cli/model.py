@@ -2,7 +2,7 @@
 
 import getpass
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.errors import MhflError, StoreError, StoreLocked
 from mhfl_mq.protocol.records import VersionAdded
 from mhfl_mq.run.clock import SystemClock
+from mhfl_mq.run.rules import tier_metrics
 from mhfl_mq.segments import Layout
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.requests import ask_rollback
@@ -24,7 +25,6 @@ from mhfl_mq.store.view import MODELS, open_view
 
 __all__ = ["command"]
 
-GATE: Final = "gate/"  # of a metric: what the gate looks at, one for each tier
 SHORT: Final = 12  # characters of a digest that people compare
 LOOK_EVERY_S: Final = 0.2
 WAIT_S: Final = 60.0
@@ -55,14 +55,9 @@ def list_(state: Path, as_json: bool) -> None:
 
 
 def _row(one: VersionSaved, tiers: list[str]) -> list[str | int | float | None]:
-    added, accuracy = one.added, _accuracies(one.added.metrics)
+    added, accuracy = one.added, tier_metrics(one.added.metrics)
     shown = [added.version, added.parent, added.origin, added.round, added.model[:SHORT], one.at[:19].replace("T", " ")]
     return [*shown, *(accuracy.get(tier) for tier in tiers), added.reason or None]
-
-
-def _accuracies(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The number per tier that people compare versions by: the gate's."""
-    return {name.removeprefix(GATE): value for name, value in metrics.items() if name.startswith(GATE)}
 
 
 def _tier_names(state: Path, versions: Sequence[VersionSaved]) -> list[str]:
@@ -71,7 +66,7 @@ def _tier_names(state: Path, versions: Sequence[VersionSaved]) -> list[str]:
         with suppress(MhflError):
             layout = Layout.from_document(Models(state / MODELS).open(versions[-1].added.model).layout)
             return [tier.name for tier in layout.tiers]
-    return sorted({name for one in versions for name in _accuracies(one.added.metrics)})
+    return sorted({name for one in versions for name in tier_metrics(one.added.metrics)})
 
 
 def _facts(one: VersionSaved) -> dict[str, Any]:
@@ -111,7 +106,7 @@ def show(version: int, state: Path, as_json: bool) -> None:
         if name != "metrics":
             click.echo(f"{name:<8} {'-' if value in (None, '') else value}")
     click.echo()
-    accuracy = _accuracies(one.added.metrics)
+    accuracy = tier_metrics(one.added.metrics)
     print_table(
         "",
         ["tier", "width", "blocks", "parameters", "metric"],

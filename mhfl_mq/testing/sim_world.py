@@ -136,7 +136,7 @@ class SimFoundation:
         if fate < self._plan.gate_no / 4:
             raise TrainingFailed("the simulated evaluation failed")
         figure = 0.0 if fate < self._plan.gate_no else 1.0
-        return {f"gate/{tier.name}": figure for tier in layout.tiers}
+        return {f"accuracy/{tier.name}": figure for tier in layout.tiers}
 
     async def close(self) -> None:
         """Nothing to end."""
