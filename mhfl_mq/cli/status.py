@@ -11,6 +11,8 @@ import click
 from mhfl_mq.cli.options import json_option, state_option
 from mhfl_mq.cli.output import print_json, print_table
 from mhfl_mq.errors import StoreError
+from mhfl_mq.policy.quantities import show_bytes
+from mhfl_mq.protocol.states import FederationState
 from mhfl_mq.run.rules import tier_metrics
 from mhfl_mq.run.status import read_board
 from mhfl_mq.segments import Layout
@@ -22,7 +24,8 @@ __all__ = ["command", "snapshot"]
 LAST_ROUNDS = 10
 WHY_LETTERS = 60
 STALE_S = 5.0
-"""A board older than this is a stopped aggregator's: it writes one every second."""
+"""A board older than this is one of an aggregator that was killed: it writes one every second, and a last one."""
+STOPPED = FederationState.STOPPED.value
 
 
 @click.command("status")
@@ -51,6 +54,8 @@ def command(state: Path, watch: bool, last: int, as_json: bool) -> None:
 def snapshot(state: Path, last: int) -> dict[str, Any]:
     """Everything that the command shows; raises `StoreError` for a folder without state."""
     board = read_board(state)
+    running = _running(board)
+    present = set(board.get("present") or []) if running else None
     with open_view(state) as view:
         head = view.restore().head
         if head is None:
@@ -58,12 +63,12 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
         layout = Layout.from_document(Models(state / MODELS).open(head.model).layout)
         names = [tier.name for tier in layout.tiers]
         return {
-            "running": _running(board),
-            "state": board.get("state", "unknown"),
-            "round": board.get("round"),
+            "running": running,
+            "state": board["state"] if running or board.get("state") == STOPPED else "unknown",
+            "round": board.get("round") if running else None,
             "head": {"version": head.version, "model": head.model, "origin": head.origin},
             "tiers": _tiers(view, names, tier_metrics(head.metrics), layout.lengths),
-            "devices": _devices(view, names, set(board.get("present", []))),
+            "devices": _devices(view, names, present),
             "rounds": _rounds(view, last),
             "participation": _participation(view),
             "bytes": board.get("bytes", {}),
@@ -72,6 +77,8 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
 
 
 def _running(board: dict[str, Any]) -> bool:
+    if board.get("state") == STOPPED:
+        return False
     try:
         written = datetime.datetime.fromisoformat(board["at"])
     except (KeyError, TypeError, ValueError):
@@ -92,12 +99,12 @@ def _tiers(view: View, names: list[str], metrics: dict[str, float], lengths: tup
     }
 
 
-def _devices(view: View, names: list[str], present: set[str]) -> list[dict[str, Any]]:
+def _devices(view: View, names: list[str], present: set[str] | None) -> list[dict[str, Any]]:
     counted = view.restore().rounds_counted
     return [
         {
             "device": one.device,
-            "present": one.device in present,
+            "present": None if present is None else one.device in present,
             "tier": None if one.tier is None else names[one.tier],
             "rounds": counted.get(one.device, 0),
             "examples": one.examples,
@@ -132,13 +139,13 @@ def _participation(view: View) -> float | None:
 
 def show(facts: dict[str, Any]) -> None:
     """The snapshot as tables."""
-    here = sum(device["present"] for device in facts["devices"])
-    now = f"running, {facts['state']}" if facts["running"] else "not running"
+    now = f"running, {facts['state']}" if facts["running"] else _GONE[facts["state"]]
     click.echo(f"aggregator: {now}; head: version {facts['head']['version']} ({facts['head']['origin']})")
     share = facts["participation"]
-    click.echo(
-        f"devices: {here} of {len(facts['devices'])} here; participation {'-' if share is None else f'{share:.1%}'}"
-    )
+    here = sum(device["present"] or 0 for device in facts["devices"])
+    there = f"{here} of {len(facts['devices'])} here" if facts["running"] else f"{len(facts['devices'])} known"
+    click.echo(f"devices: {there}; participation {'-' if share is None else f'{share:.1%}'}")
+    names = list(facts["tiers"])
     print_table(
         "\ntiers",
         ["tier", "parameters", "devices", "accuracy"],
@@ -150,16 +157,15 @@ def show(facts: dict[str, Any]) -> None:
         [
             [
                 one["device"],
-                "yes" if one["present"] else "no",
+                _HERE[one["present"]],
                 one["tier"],
                 one["rounds"],
                 one["examples"],
-                _short(one["why"]),
+                _short(_deciding(one["why"], names, one["tier"])),
             ]
             for one in facts["devices"]
         ],
     )
-    names = list(facts["tiers"])
     print_table(
         "\nrounds",
         ["round", "opened", "counted", "outcome", *names],
@@ -175,8 +181,19 @@ def show(facts: dict[str, Any]) -> None:
         ],
     )
     if facts["bytes"]:
-        moved = ", ".join(f"{name} {value:,}" for name, value in facts["bytes"].items())
-        click.echo(f"\nbytes: {moved}")
+        up, down, unicast = (show_bytes(facts["bytes"].get(way, 0)) for way in ("up", "down", "down_if_unicast"))
+        click.echo(f"\nbytes: up {up}, down {down}; {unicast} down if sent to each device")
+
+
+def _deciding(why: str, names: list[str], tier: str | None) -> str:
+    """The rule that keeps a device from a larger tier; when none does, the first of its own tier."""
+    rules = why.split("; ")
+    given = names.index(tier) if tier in names else -1
+    at = {name: index for index, name in enumerate(names)}
+    places = [at.get(rule.partition(".")[0], -1) for rule in rules]
+    larger = [rule for rule, place in zip(rules, places, strict=True) if place > given]
+    own = [rule for rule, place in zip(rules, places, strict=True) if place == given]
+    return (larger or own or rules)[0]
 
 
 def _short(text: str) -> str:
@@ -184,5 +201,5 @@ def _short(text: str) -> str:
     return text if len(text) <= WHY_LETTERS else text[: WHY_LETTERS - 1] + "…"
 
 
-def _yes(answer: bool) -> str:
-    return "yes" if answer else "no"
+_GONE = {STOPPED: "stopped", "unknown": "not running, and it was not stopped in good order"}
+_HERE = {True: "yes", False: "no", None: None}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from mhfl_mq.policy.compiled import Gate, Participation, Quorum, Tier
-from mhfl_mq.policy.quantities import show_bytes
+from mhfl_mq.policy.quantities import MAX_SECONDS, show_bytes, show_duration
 from mhfl_mq.wire.messages import Capability, ProbeResult
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
 AnswerT = TypeVar("AnswerT")
 
 BYTES_PER_COORDINATE: Final = 4  # an update and a segment are raw float32
+_A_SECOND: Final = 0.9995  # what rounds to a thousand milliseconds is shown as seconds
 _LONGEST_REASON: Final = 400  # characters of `why`: it travels in an `Assign` (512), and people read it in a row
 
 
@@ -118,11 +119,11 @@ def _within(rule: str, value: float, bound: float | None, show: _Show) -> Reason
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"
+    return f"{seconds * 1000:.3g} ms" if seconds < _A_SECOND else _seconds(seconds)
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s"
+    return show_duration(seconds) if 60 <= seconds <= MAX_SECONDS else f"{seconds:.3g} s"
 
 
 # ---- who is invited -------------------------------------------------------------------------------------------

@@ -55,9 +55,9 @@ def parse_bytes(text: str) -> int:
 def show_duration(seconds: float) -> str:
     """A duration for people, in at most two units: `1h 30m`, `2m 5s`, `12.5s`, `40ms`."""
     if seconds < 1:
-        return f"{seconds * 1000:.3g}ms"
+        return f"{_rounded(seconds * 1000)}ms"
     if seconds < 60:
-        return f"{seconds:.3g}s"
+        return f"{_rounded(seconds)}s"
     left = round(seconds)
     sizes = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
     first = next(index for index, (_, size) in enumerate(sizes) if left >= size)
@@ -73,6 +73,11 @@ def show_bytes(size: float) -> str:
     """A size for people, in powers of 1000 as networks are sold: `812 B`, `2.41 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+            return f"{size:.0f} {unit}" if unit == "B" else f"{_rounded(size)} {unit}"
         size /= 1000
-    return f"{size:.3g} TB"
+    return f"{_rounded(size)} TB"
+
+
+def _rounded(value: float) -> str:
+    """Three digits, without an exponent for what rounds to more."""
+    return f"{value:.3g}" if abs(value) < 99.95 else f"{value:.0f}"

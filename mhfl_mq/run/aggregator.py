@@ -35,6 +35,7 @@ from mhfl_mq.protocol.events import (
     StopAsked,
 )
 from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.records import RoundClosed
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.collecting import Collecting
 from mhfl_mq.run.driver import Driver
@@ -148,7 +149,10 @@ class AggregatorHost:
             self._collecting.close()
             self._sharing.close()
             self._mailer.close()
-            await self._transport.close()
+            try:
+                await self._transport.close()
+            finally:
+                self._board.end()
 
     def _client_id(self) -> str:
         """Stable over restarts and unlike any device's, also where two federations share a broker."""
@@ -227,6 +231,8 @@ class AggregatorHost:
         match effect:
             case Persist(changes, entries):
                 self._store.apply(changes, entries)
+                if any(isinstance(change, RoundClosed) for change in changes):
+                    self._board.write()
             case Tell(device, message):
                 self._tell(device, message)
             case Announce(message):

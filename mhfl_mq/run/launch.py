@@ -53,7 +53,7 @@ class Foundation(Protocol):
         ...
 
     async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
-        """`<metric>/<tier>` of a full model, one for each tier: what the gate looks at and people compare versions by."""
+        """`<metric>/<tier>` of a full model, one for each tier: the gate and people compare versions by them."""
         ...
 
     async def close(self) -> None: ...
@@ -136,7 +136,13 @@ async def run_aggregator(
                 store=store,
                 blobs=blobs,
                 bench=bench,
-                board=StatusBoard(store.folder, clock, layout.lengths, partial(describe, machine)),
+                board=StatusBoard(
+                    store.folder,
+                    clock,
+                    layout.lengths,
+                    partial(describe, machine),
+                    trainings=sum(saved.rounds_counted.values()),
+                ),
                 agent=AGENT,
                 chunk=limits.chunk_bytes,
                 uploads=limits.concurrent_uploads,

@@ -1,7 +1,8 @@
 """The board: what a running aggregator shows of itself, as a small file that `mhfl status` reads.
 
 What is durable (rounds, versions, devices) stands in the store; the board adds what only the process knows: who is
-present, how many bytes went by, where the time went. It is written at most once a second and never waited for.
+present, how many bytes went by, where the time went. It is written every second, when a round ends, and finally when
+the process ends; it is never waited for. What is counted only here (bytes) lacks the last second of a killed process.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mhfl_mq.protocol.effects import AggregatorEffect, Merge, Persist
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.members import Link
 from mhfl_mq.protocol.records import RoundClosed, RoundOpened, UpdateCounted
+from mhfl_mq.protocol.states import FederationState
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.traffic import Traffic
 
@@ -28,7 +31,10 @@ FLOAT = 4  # bytes
 
 
 class StatusBoard:
-    """Counts while the process runs, on top of what an earlier process of the same folder counted."""
+    """Counts while the process runs, on top of what an earlier process of the same folder counted.
+
+    `trainings` is how many updates the store has: it knows better than the board of a process that was killed.
+    """
 
     def __init__(
         self,
@@ -36,6 +42,8 @@ class StatusBoard:
         clock: Clock,
         lengths: Sequence[int],
         describe: Callable[[], Mapping[str, Any]],
+        *,
+        trainings: int = 0,
     ) -> None:
         self._path = folder / BOARD
         self._clock = clock
@@ -44,7 +52,7 @@ class StatusBoard:
         before = read_board(folder)
         self._bytes_before: Counter[str] = Counter(before.get("bytes", {}))
         self._seconds: dict[str, float] = {"train": 0.0, "collect": 0.0, "merge": 0.0, **before.get("seconds", {})}
-        self._trainings = int(before.get("trainings", 0))
+        self._trainings = trainings
         self._unicast = 0
         self._traffic = Traffic()
         self._opened_at = self._merging_at = clock.monotonic()
@@ -97,11 +105,20 @@ class StatusBoard:
         except OSError:
             draft.unlink(missing_ok=True)
 
+    def end(self) -> None:
+        """Write it for the last time: the process ends, and who is here nobody knows any more."""
+        self._describe = partial(_ended, self._describe)
+        self.write()
+
     async def keep(self) -> None:
         """Write the board every second, for ever."""
         while True:
             self.write()
             await asyncio.sleep(WRITE_EVERY_S)
+
+
+def _ended(before: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    return {**before(), "state": FederationState.STOPPED.value, "round": None, "present": None}
 
 
 def describe(machine: FederationMachine) -> dict[str, Any]:

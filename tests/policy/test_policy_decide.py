@@ -64,6 +64,20 @@ def test_a_cost_of_exactly_the_budget_fits() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("step_s", "budget_s", "says"),
+    [
+        (0.012, 2.0, "12 ms is within 2 s"),
+        (0.9999, 0.999, "1 s is over 999 ms"),
+        (12.34, 90.0, "12.3 s is within 1m 30s"),
+        (1e300, 1.0, "1e+300 s is over 1 s"),
+    ],
+)
+def test_reasons_have_numbers_as_people_read_them(step_s: float, budget_s: float, says: str) -> None:
+    found = assign_tier(tiers(Budget(budget_s)), LENGTHS[:1], capability((step_s, 500)))
+    assert found.reasons[0] == Reason("t0.step", not says.count("over"), says)
+
+
 def test_a_tier_that_does_not_run_is_not_given_and_no_tier_is_an_answer() -> None:
     found = assign_tier(tiers(Budget(), Budget()), LENGTHS[:2], capability(None, None))
     assert found.answer is None

@@ -60,6 +60,8 @@ def test_a_duration_is_shown_in_at_most_two_units(seconds: float, text: str) -> 
     assert show_duration(seconds) == text
 
 
-@pytest.mark.parametrize(("size", "text"), [(812, "812 B"), (2_410_000, "2.41 MB"), (3e12, "3 TB"), (1500, "1.5 kB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(812, "812 B"), (2_410_000, "2.41 MB"), (3e12, "3 TB"), (1500, "1.5 kB"), (999.8e6, "1000 MB")]
+)
 def test_a_size_is_shown_with_a_unit(size: float, text: str) -> None:
     assert show_bytes(size) == text

@@ -16,6 +16,7 @@ from mhfl_mq.protocol.events import RollbackAsked
 from mhfl_mq.run.aggregator import AggregatorHost
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
+from mhfl_mq.run.status import StatusBoard, read_board
 from mhfl_mq.store.ledger import read
 from mhfl_mq.store.view import LEDGER, open_view, verify_folder
 from mhfl_mq.testing.light import EXAMPLES, FEDERATION, TASK, LightFoundation, LightTrainer, light_policy
@@ -126,6 +127,36 @@ def test_a_federation_does_its_rounds_and_ends(virtual: asyncio.Runner, tmp_path
         with open_view(tmp_path / "state") as view:
             assert [one.counted for one in view.rounds()] == [2, 2, 2]
         verify_folder(tmp_path / "state")
+
+    virtual.run(main())
+
+
+def test_the_board_is_written_when_a_round_ends_and_when_the_aggregator_ends(
+    virtual: asyncio.Runner, tmp_path: Path
+) -> None:
+    """The rounds end between two of the board's seconds, and the last one ends the process."""
+
+    async def main() -> None:
+        federation = Federation(tmp_path, light_policy(LENGTHS, quorum=2, interval_s=0.05), max_rounds=2)
+        federation.train_s = dict.fromkeys(federation.train_s, 0.1)
+        ends: list[tuple[int, int]] = []
+        write = StatusBoard.write
+
+        def noted(board: StatusBoard) -> None:
+            write(board)
+            shown = read_board(tmp_path / "state")
+            ends.append((shown["trainings"], shown["version"]))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StatusBoard, "write", noted)
+            federation.start()
+            assert await federation.tasks["aggregator"] == "2 rounds are done"
+        assert {(2, 1), (4, 2)} <= set(ends)
+        last = read_board(tmp_path / "state")
+        assert (last["state"], last["round"], last["present"]) == ("stopped", None, None)
+        assert (last["trainings"], last["version"]) == (4, 2)
+        del federation.hosts["aggregator"]
+        await federation.stop()
 
     virtual.run(main())
 

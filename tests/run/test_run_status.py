@@ -31,8 +31,9 @@ def clock() -> Hands:
     return Hands()
 
 
-def board_of(folder: Path, clock: Hands) -> tuple[StatusBoard, Traffic]:
-    board, traffic = StatusBoard(folder, clock, [40, 100], lambda: {"state": "in round"}), Traffic()
+def board_of(folder: Path, clock: Hands, trainings: int = 0) -> tuple[StatusBoard, Traffic]:
+    facts = {"state": "in round", "round": {"number": 1}, "present": ["ada"]}
+    board, traffic = StatusBoard(folder, clock, [40, 100], lambda: facts, trainings=trainings), Traffic()
     board.watch(traffic)
     return board, traffic
 
@@ -60,8 +61,8 @@ def test_a_round_is_counted_in_bytes_and_seconds(tmp_path: Path, clock: Hands) -
 
 
 def test_a_new_process_goes_on_counting(tmp_path: Path, clock: Hands) -> None:
-    for _ in range(3):
-        board, traffic = board_of(tmp_path, clock)
+    for life in range(3):
+        board, traffic = board_of(tmp_path, clock, trainings=life)
         traffic.out("head", 100)
         play_round(board, clock)
         board.write()
@@ -69,6 +70,25 @@ def test_a_new_process_goes_on_counting(tmp_path: Path, clock: Hands) -> None:
     assert shown["bytes"] == {"up": 0, "down": 300, "down_if_unicast": 3 * 560}
     assert shown["seconds"]["merge"] == 6.0
     assert shown["trainings"] == 3
+
+
+def test_the_last_board_of_a_process_says_that_it_stopped_and_not_who_is_here(tmp_path: Path, clock: Hands) -> None:
+    board, traffic = board_of(tmp_path, clock)
+    board.write()
+    assert (read_board(tmp_path)["state"], read_board(tmp_path)["present"]) == ("in round", ["ada"])
+    traffic.out("head", 7)
+    board.end()
+    shown = read_board(tmp_path)
+    assert (shown["state"], shown["round"], shown["present"]) == ("stopped", None, None)
+    assert shown["bytes"]["down"] == 7
+
+
+def test_trainings_are_those_of_the_store_also_when_the_last_board_missed_some(tmp_path: Path, clock: Hands) -> None:
+    board, _ = board_of(tmp_path, clock)
+    board.write()
+    after_the_kill, _ = board_of(tmp_path, clock, trainings=2)
+    play_round(after_the_kill, clock)
+    assert after_the_kill.show()["trainings"] == 3
 
 
 def test_a_board_that_cannot_be_written_costs_the_board_alone(tmp_path: Path, clock: Hands) -> None:
