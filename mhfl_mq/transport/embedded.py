@@ -22,6 +22,7 @@ from typing import Literal
 
 from mhfl_mq.errors import ConfigError, TransportError
 from mhfl_mq.transport.address import BrokerAddress
+from mhfl_mq.transport.broker_folder import BrokerLock, explained
 from mhfl_mq.transport.broker_programs import BrokerProgram, configure, find_program
 
 __all__ = ["EmbeddedBroker", "Preference", "Role"]
@@ -45,13 +46,21 @@ class EmbeddedBroker:
     """A broker process of ours. Make one with `start`; use it as a context manager or `stop` it."""
 
     def __init__(
-        self, folder: Path, program: BrokerProgram, port: int, passwords: dict[str, str], *, durable: bool
+        self,
+        folder: Path,
+        program: BrokerProgram,
+        port: int,
+        passwords: dict[str, str],
+        lock: BrokerLock,
+        *,
+        durable: bool,
     ) -> None:
         self.folder = folder
         self.port = port
         self._program = program
         self._passwords = passwords
         self._durable = durable
+        self._lock = lock
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -67,16 +76,31 @@ class EmbeddedBroker:
 
         `durable`: its state survives `kill -9`. mosquitto pays for that with a write of its whole state and a
         wait for the disk at each change; for measurements, or where a restart may forget, say no.
-        Raises `ConfigError` for a port in use or when no broker program is found, `TransportError` when the
-        program does not come up.
+        Raises `ConfigError` for a port in use or when no broker program is found, `StoreLocked` when another broker
+        uses the folder, `StoreError` when the folder cannot be used, `TransportError` when the program does not come
+        up.
         """
         program = find_program(prefer)
         home = Path(folder).absolute()  # the broker runs inside it
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        passwords = _passwords(home / "credentials.json")
+        with explained(home):
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = BrokerLock(home)
+        try:
+            return cls._started(home, program, port, lock, durable=durable)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _started(
+        cls, home: Path, program: BrokerProgram, port: int | None, lock: BrokerLock, *, durable: bool
+    ) -> "EmbeddedBroker":
+        with explained(home):
+            passwords = _passwords(home / "credentials.json")
         tries_left = 1 if port is not None else _PORT_TRIES
         while True:
-            broker = cls(home, program, port if port is not None else _free_port(), passwords, durable=durable)
+            place = port if port is not None else _free_port()
+            broker = cls(home, program, place, passwords, lock, durable=durable)
             tries_left -= 1
             try:
                 broker.restart()
@@ -126,12 +150,14 @@ class EmbeddedBroker:
         return BrokerAddress.parse(self.url_for(role))
 
     def restart(self) -> None:
-        """Start (again) with the same folder and port. Raises `ConfigError` when the port is in use."""
-        if self.alive:
-            self.stop()
+        """Start (again) with the same folder and port. Raises as `start` does."""
+        self._end(signal.SIGTERM)
         _check_port(self.port)
-        arguments = configure(self._program, self.folder, _HOST, self.port, self._passwords, durable=self._durable)
-        with open(self.log_file, "ab", opener=_private) as output:
+        self._lock.take()
+        with explained(self.folder):
+            arguments = configure(self._program, self.folder, _HOST, self.port, self._passwords, durable=self._durable)
+            log_file = open(self.log_file, "ab", opener=_private)  # noqa: SIM115 - the next line closes it
+        with log_file as output:
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -139,17 +165,19 @@ class EmbeddedBroker:
                 stderr=output,
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is for us: the broker goes last
+                pass_fds=(self._lock.fd,),  # the folder is in use until both of us are gone
                 preexec_fn=dies_with_us(),
             )
         self._await_ready(self._process)
 
     def kill(self) -> None:
-        """As `kill -9` does; the state stays in the folder."""
+        """As `kill -9` does; the state stays in the folder, and the folder ours."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Ask it to end, and wait; a broker that does not is killed."""
+        """Ask it to end, and wait; a broker that does not is killed. The folder is free for others."""
         self._end(signal.SIGTERM)
+        self._lock.release()
 
     def __enter__(self) -> "EmbeddedBroker":
         return self

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mhfl_mq.errors import BrokerRefused, ConfigError, TransportError
+from mhfl_mq.errors import BrokerRefused, ConfigError, StoreError, StoreLocked, TransportError
 from mhfl_mq.transport import broker_programs, embedded
 from mhfl_mq.transport.base import Session
+from mhfl_mq.transport.broker_folder import BrokerLock
 from mhfl_mq.transport.broker_programs import BrokerProgram, find_program, mosquitto_password
 from mhfl_mq.transport.embedded import EmbeddedBroker
 from mhfl_mq.transport.mqtt import MqttTransport
@@ -101,6 +102,59 @@ async def test_a_killed_broker_comes_back_on_its_port_with_its_state(program: Br
         await reader.subscribe([("kept", 1)])
         assert bytes((await anext(reader.inbox())).payload) == b"still here"
         await reader.close()
+
+
+def test_a_second_broker_on_a_folder_is_refused_and_the_first_goes_on(program: BrokerProgram, tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    with EmbeddedBroker.start(folder, prefer=preferred(program)) as broker:
+        with pytest.raises(StoreLocked, match=rf"a broker that process {os.getpid()} started is using .*{folder}"):
+            EmbeddedBroker.start(folder, prefer=preferred(program))
+        broker.kill()
+        with pytest.raises(StoreLocked, match="or give this one a folder of its own with --folder"):
+            EmbeddedBroker.start(folder, prefer=preferred(program))
+        broker.restart()
+        assert broker.alive
+    with EmbeddedBroker.start(folder, prefer=preferred(program)), pytest.raises(StoreLocked):
+        broker.restart()
+
+
+def test_a_folder_whose_start_failed_is_free_again(program: BrokerProgram, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError):
+        EmbeddedBroker.start(tmp_path, prefer=preferred(program), port=taken.getsockname()[1])
+    EmbeddedBroker.start(tmp_path, prefer=preferred(program)).stop()
+
+
+def test_the_broker_of_a_killed_process_is_waited_for_as_long_as_it_is_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = BrokerLock(tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "lock").write_text(f"{gone.pid}\n")
+    waits: list[float] = []
+
+    def ends_at_the_third_look(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            lock.release()
+
+    monkeypatch.setattr("time.sleep", ends_at_the_third_look)
+    BrokerLock(tmp_path).release()
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/dev/null/x", "/dev/null"])
+def test_a_folder_that_cannot_be_used_is_named(folder: str) -> None:
+    with pytest.raises(StoreError, match=f"the broker's folder {folder} cannot be used") as raised:
+        EmbeddedBroker.start(folder)
+    assert raised.value.exit_code == 8
+
+
+def test_a_folder_that_takes_no_files_is_named(program: BrokerProgram, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the broker's folder should be")
+    with pytest.raises(StoreError, match=r"cannot be used: File exists; .*") as raised:
+        EmbeddedBroker.start(tmp_path, prefer=preferred(program))
+    assert raised.value.where == str(tmp_path / "store")
 
 
 def test_restarting_a_running_broker_replaces_it(program: BrokerProgram, tmp_path: Path) -> None:
