@@ -6,19 +6,20 @@ To end at once is safe at any moment: what matters is durable before it is told 
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["graceful", "second_interrupt_forces", "stop_in_good_order"]
+__all__ = ["graceful", "run_interruptible", "second_interrupt_forces", "stop_in_good_order"]
 
 FORCED: Final = "\nstopped at once; what was accepted before is on the disk\n"
 STOPPING: Final = "\nstopping; Ctrl-C again to stop at once\n"
 
+ResultT = TypeVar("ResultT")
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -37,7 +38,7 @@ def graceful(stop: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def stop_in_good_order(stack: ExitStack, stop: Callable[[], None]) -> None:
+def stop_in_good_order(stack: ExitStack, stop: Callable[[], object]) -> None:
     """`graceful` for what runs in the present event loop, until `stack` is closed."""
     import asyncio  # not at the top: `mhfl --help` needs none of it
 
@@ -45,7 +46,27 @@ def stop_in_good_order(stack: ExitStack, stop: Callable[[], None]) -> None:
     stack.enter_context(graceful(lambda: _soon(loop, stop)))
 
 
-def _soon(loop: "asyncio.AbstractEventLoop", stop: Callable[[], None]) -> None:
+def run_interruptible(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """`asyncio.run`, but Ctrl-C cancels the work and is raised when that has ended, with all that it started.
+
+    A `KeyboardInterrupt` in the middle of the event loop would close the loop over child processes that still end.
+    """
+    import asyncio
+
+    async def main() -> "asyncio.Task[ResultT]":
+        task = asyncio.create_task(work)
+        with ExitStack() as stack:
+            stop_in_good_order(stack, task.cancel)
+            await asyncio.wait({task})
+        return task
+
+    task = asyncio.run(main())
+    if task.cancelled():
+        raise KeyboardInterrupt
+    return task.result()
+
+
+def _soon(loop: "asyncio.AbstractEventLoop", stop: Callable[[], object]) -> None:
     with suppress(RuntimeError):  # the loop is closed: it has stopped already
         loop.call_soon_threadsafe(stop)
 

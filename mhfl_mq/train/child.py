@@ -90,7 +90,12 @@ class Child:
     async def close(self) -> None:
         """Let it leave by itself, or end it, and wait until it is gone."""
         self._requests.close()
-        await self._ended()
+        try:
+            await self._ended()
+        finally:
+            # asyncio closes it only when it has seen the ends of all pipes, and the event loop may end before that.
+            transport: asyncio.SubprocessTransport = vars(self._process)["_transport"]
+            transport.close()
 
     async def _obituary(self, job: str) -> TrainingFailed:
         """How it ended, with the last lines that it wrote."""

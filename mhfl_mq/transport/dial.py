@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import secrets
 import socket
 import ssl
@@ -44,7 +45,7 @@ async def dial(address: BrokerAddress) -> Stream:
         if isinstance(error, ssl.SSLError):
             raise tls_refusal(address, error) from error
         if isinstance(error, OSError):
-            raise _unreachable(address, error.strerror or str(error) or type(error).__name__) from error
+            raise _unreachable(address, _reason(error)) from error
         raise
     return stream
 
@@ -70,6 +71,15 @@ def _unreachable(address: BrokerAddress, what: str) -> BrokerUnreachable:
         where=str(address),
         remedy="check host and port, or start a broker with `mhfl broker`",
     )
+
+
+def _reason(error: OSError) -> str:
+    """The system's own words: asyncio's name the address, which stands beside them already."""
+    if error.errno is None or isinstance(error, socket.gaierror):  # whose numbers are of another table
+        text = error.strerror or str(error) or type(error).__name__
+    else:
+        text = os.strerror(error.errno)
+    return text[:1].lower() + text[1:]
 
 
 async def _tcp(address: BrokerAddress) -> socket.socket:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mhfl_mq.run.status import read_board
 from mhfl_mq.store.view import open_view, verify_folder
 from mhfl_mq.testing.processes import Processes
 
@@ -57,7 +58,23 @@ def test_two_rounds_of_the_demo_end_in_a_table_and_a_file_of_figures(processes: 
     assert all(0 < size < MOST_MB for size in most.values()), most
     check_figures(json.loads((processes.folder / "figures.json").read_text()))
     text = processes.log("demo")
-    for words in ("accuracy", "small", "medium", "large", "baseline smallest-on-all", "participation", "bytes down"):
+    board = read_board(processes.folder / "run" / "aggregator")
+    looked = json.loads(processes.run(["-m", "mhfl_mq", "status", "--state", "run/aggregator", "--json"]).out)
+    assert board["state"] == "stopped"
+    assert board["trainings"] == sum(one["counted"] for one in looked["rounds"])
+    shown = processes.run(["-m", "mhfl_mq", "model", "list", "--state", "run/aggregator"]).out.splitlines()
+    last = looked["rounds"][-1]["accuracy"]
+    assert shown[-1].split()[7:10] == [f"{last[tier]:.4g}" for tier in ("small", "medium", "large")]
+    for words in (
+        "accuracy",
+        "small",
+        "medium",
+        "large",
+        "baseline smallest-on-all",
+        "participation",
+        "bytes down",
+        "mean of the last 2 rounds",
+    ):
         assert words in text
     assert (processes.folder / "run" / "demo.png").stat().st_size > 5000
     assert not processes.descendants()
@@ -84,9 +101,10 @@ def check_figures(figures: dict[str, Any]) -> None:
     assert figures["seed"] == 3
 
 
-def interrupt_the_demo(processes: Processes, after_s: float) -> None:
-    """Ctrl-C after so long: it ends soon, leaves nothing running, and what it left can be read."""
+def interrupt_the_demo(processes: Processes, after_s: float, said: str = "") -> None:
+    """Ctrl-C so long after it said this: it ends soon, leaves nothing running, and what it left can be read."""
     processes.start("demo", DEMO)
+    processes.until(lambda: said in processes.log("demo"), f"demo that says {said!r}")
     time.sleep(after_s)  # the instant is the test's input, not a wait for something
     processes.interrupt("demo")
     code = processes.ended("demo", 20)
@@ -95,7 +113,8 @@ def interrupt_the_demo(processes: Processes, after_s: float) -> None:
     assert code in (0, 130, -signal.SIGINT, 1), text
     if code in (0, 130):
         assert "Traceback" not in text
-        assert "unexpected" not in text
+        for words in ("unexpected", "WARNING", "Exception ignored", "is closed"):
+            assert words not in text
     elif code == 1:  # Python itself was starting
         assert "KeyboardInterrupt" in text
     processes.until(lambda: not processes.descendants(), f"end of {processes.descendants()}", 5)
@@ -108,6 +127,16 @@ def interrupt_the_demo(processes: Processes, after_s: float) -> None:
 
 def test_ctrl_c_ends_the_demo_and_all_its_processes(processes: Processes) -> None:
     interrupt_the_demo(processes, 5.0)
+
+
+MEASURING_S = [0.05, 0.5, pytest.param(1.0, marks=pytest.mark.slow), pytest.param(2.0, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("after_s", MEASURING_S)
+def test_ctrl_c_ends_the_demo_while_it_measures_and_its_child_is_waited_for(
+    processes: Processes, after_s: float
+) -> None:
+    interrupt_the_demo(processes, after_s, "measuring this machine")
 
 
 INSTANTS = [0.0, 0.1, 0.2, 0.5, *(round(random.Random(seed).random() * 30, 2) for seed in range(8))]

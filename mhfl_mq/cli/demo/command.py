@@ -1,22 +1,24 @@
 """Runs the demo from its options to its report."""
 
-import asyncio
 import math
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from mhfl_mq.cli.demo.checks import check_broker, check_writable, not_writable
 from mhfl_mq.cli.demo.fleet import DemoDevice, Fleet
 from mhfl_mq.cli.demo.report import BASELINES, DemoResult, last_mean, plot, table
 from mhfl_mq.cli.demo.story import MOST_ROUNDS, Story
 from mhfl_mq.cli.options import policy_file
 from mhfl_mq.cli.output import Progress, print_table, say
 from mhfl_mq.cli.policies import read_installed_policy
+from mhfl_mq.cli.signals import run_interruptible
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy
 from mhfl_mq.run.rules import algorithm_of, tier_metrics
 from mhfl_mq.segments import Tier
+from mhfl_mq.store.files import explained
 from mhfl_mq.store.view import open_view
 from mhfl_mq.train.client import Worker
 from mhfl_mq.train.reports import Participant, ProbeReport
@@ -44,16 +46,22 @@ def run_demo(
     began = time.monotonic()
     rules_file = policy_file(policy)
     rules = read_installed_policy(rules_file)
+    if json_file is not None:
+        check_writable(json_file, folder)
+    if broker is not None:
+        check_broker(broker)
     _empty(folder)
     fleet = Fleet(folder, TASK, data, rules_file, seed, url=broker or "")
     say(f"policy {rules.name}: tiers {', '.join(tier.name for tier in rules.tiers)}, {rules.algorithm.name}")
     try:
         say(f"broker: {fleet.start_broker()}")
         fleet.start_aggregator(rounds or MOST_ROUNDS, devices)
-        members = _members(devices, asyncio.run(_measure(rules, data)))
+        say("measuring this machine: what a step of each tier costs, so that devices can play weaker ones")
+        members = _members(devices, run_interruptible(_measure(rules, data)))
         for device in members:
             fleet.start_device(device)
         say(f"started the aggregator and {devices} devices as processes; logs in {folder}/")
+        say(f"look inside from another terminal: mhfl status --state {fleet.state} --watch")
         with Progress("rounds", rounds or MOST_ROUNDS) as bar:
             story = Story(fleet, members, rounds, kills, bar.tell, bar.update, began)
             story.run()
@@ -62,19 +70,23 @@ def run_demo(
     finally:
         fleet.stop()
     say("training the baselines with the same rounds, data and settings")
-    baselines = asyncio.run(_baselines(rules, members, tiers, len(story.losses), data, seed))
+    baselines = run_interruptible(_baselines(rules, members, tiers, len(story.losses), data, seed))
     result = _result(rules, story, tiers, baselines, seed, trained_s)
     _show(result, folder, json_file)
+    if data is None:
+        say("a table of wind speed alone reaches 0.862 on this test part: easy physics")
 
 
 def _empty(folder: Path) -> None:
     """A new folder, or an old demo's, emptied; anybody else's folder is left alone."""
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise ConfigError("is not empty, and not a demo's", where=str(folder), remedy="name another with --folder")
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / MARK).touch()
+        what = f"the folder {folder} is not empty, and not a demo's"
+        raise ConfigError(what, where="--folder", remedy="name another with --folder")
+    with explained(folder, "making the demo's folder"):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / MARK).touch()
 
 
 def _tiers(rules: Policy) -> list[Tier]:
@@ -113,19 +125,23 @@ async def _baselines(
     kinds = [kind for kind in BASELINES if kind != "exclusive-largest" or largest in tiers.values()]
     if len(kinds) < len(BASELINES):
         say("no device carries the largest tier: there is no exclusive-largest to compare with")
-    found = {}
-    async with Worker(TASK, data=data) as worker:
-        for kind in kinds:
-            report = await worker.baseline(
-                kind,
-                _tiers(rules),
-                participants,
-                rounds=rounds,
-                options={"seed": seed, **algorithm.device_options(rules.algorithm.options)},
-                seed=seed,
-                algorithm_options={"weighting": rules.algorithm.weighting},
-            )
-            found[kind] = report.score
+    found: dict[str, float] = {}
+    with Progress("baselines", len(kinds)) as bar:
+        async with Worker(TASK, data=data) as worker:
+            for kind in kinds:
+                bar.tell(f"baseline {kind}: {BASELINES[kind]}")
+                bar.update(len(found))
+                report = await worker.baseline(
+                    kind,
+                    _tiers(rules),
+                    participants,
+                    rounds=rounds,
+                    options={"seed": seed, **algorithm.device_options(rules.algorithm.options)},
+                    seed=seed,
+                    algorithm_options={"weighting": rules.algorithm.weighting},
+                )
+                found[kind] = report.score
+        bar.update(len(found))
     return found
 
 
@@ -177,6 +193,8 @@ def _show(result: DemoResult, folder: Path, json_file: Path | None) -> None:
     else:
         say("no plot: install the extra `bench` for matplotlib")
     if json_file is not None:
-        result.write(json_file)
+        try:
+            result.write(json_file)
+        except OSError as error:
+            raise not_writable(json_file, error) from error
         say(f"figures: {json_file}")
-    say("a table of wind speed alone reaches 0.862 on this test part: easy physics")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mhfl_mq.errors import MhflError, TaskError
+from mhfl_mq.errors import MhflError
 from mhfl_mq.transport.embedded import EmbeddedBroker, dies_with_us
 
 __all__ = ["FEDERATION", "DemoDevice", "Fleet"]
@@ -80,13 +80,15 @@ class Fleet:
         process.wait()
 
     def check(self) -> None:
-        """Raise when a process has ended that should run; its last words say why."""
+        """Raise when a process has ended that should run; its last words say why, its exit code becomes ours."""
         for name, process in self.processes.items():
             if process.poll() not in (None, 0):
-                raise TaskError(
+                error = MhflError(
                     f"{name} ended with exit code {process.returncode}:\n{self._last_words(name)}",
                     where=str(self._log(name)),
                 )
+                error.exit_code = max(process.returncode, MhflError.exit_code)  # negative: killed by somebody
+                raise error
 
     def ended(self, name: str) -> bool:
         """Whether this process has ended in good order."""

@@ -13,6 +13,8 @@ __all__ = ["LAST", "DemoResult", "last_mean", "plot", "table"]
 
 LAST = 3
 """Rounds at the end whose mean is reported: the best round would be chosen on the test data."""
+PHASES = {"first_round": "first round", "train": "train (all devices)"}
+"""What a phase is called where its key says too little: devices train side by side, so theirs may exceed the total."""
 BASELINES = {
     "smallest-on-all": "every device trains the smallest tier",
     "exclusive-largest": "only the largest tier's devices take part",
@@ -64,18 +66,23 @@ def table(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
         ["participation", f"{record['participation']:.1%} of invited updates were counted"],
         ["bytes up", size(moved["up"])],
         ["bytes down", f"{size(moved['down'])}; {size(moved['down_if_unicast'])} if sent to each ({saved:.1f}x)"],
-        ["seconds", ", ".join(f"{phase} {value:.1f}" for phase, value in seconds.items())],
+        ["seconds", ", ".join(f"{PHASES.get(phase, phase)} {value:.1f}" for phase, value in seconds.items())],
     ]
     if record["killed"]:
         rest.append(["survived kill -9 of", ", ".join(record["killed"])])
     return [
         (
-            f"\naccuracy on the test part, mean of the last {LAST} rounds",
+            f"\naccuracy on the test part, {_over(record['rounds'])}",
             ["tier", "devices", "parameters", "accuracy"],
             accuracy,
         ),
         ("\nthe run", ["figure", "value"], rest),
     ]
+
+
+def _over(rounds: int) -> str:
+    """Which rounds the accuracy is of, as `last_mean` takes them."""
+    return "of the only round" if rounds == 1 else f"mean of the last {min(LAST, rounds)} rounds"
 
 
 def plot(result: DemoResult, path: Path) -> bool:
