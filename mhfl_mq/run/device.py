@@ -110,7 +110,10 @@ class DeviceHost:
         self._driver.post(StopAsked())
 
     async def run(self) -> str:
-        """Connect and take part until stopped; returns why it ended. Raises what the driver or the broker raises."""
+        """Connect and take part until stopped; returns why it ended.
+
+        Raises what the driver or the broker raises, and `TaskError` when the task cannot be loaded.
+        """
         session = self._store.next_session()
         update = self._store.load().update
         if update is not None:
@@ -124,6 +127,7 @@ class DeviceHost:
             await self._transport.subscribe(self._topics.device_filters(self._device))
             self._jobs.start("connections", self._watch(session, presence(online=True)))
             self._jobs.start("inbox", self._listen())
+            self._jobs.start("check", self._trainer.check())
             reason = await self._jobs.guard(self._driver.run())
             self._mailer.send(status, presence(online=False), retain=True)
             await self._mailer.flush(FAREWELL_S)

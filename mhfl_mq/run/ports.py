@@ -37,6 +37,10 @@ class TrainResult:
 class Trainer(Protocol):
     """What trains on the device; the real one is a child process with torch."""
 
+    async def check(self) -> None:
+        """Load the task; raises `TaskError` when it cannot be, and never will."""
+        ...
+
     async def probe(self, survey: Survey, session: int) -> Capability:
         """Build and measure every tier; raises `MhflError` when the task does not run here."""
         ...

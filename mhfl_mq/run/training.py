@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mhfl_mq.errors import TrainingFailed
 from mhfl_mq.policy import Policy
 from mhfl_mq.run.ports import TrainResult
 from mhfl_mq.segments import Layout, Tier
@@ -40,6 +41,13 @@ class TaskTrainer:
         self._shard = shard
         self._handicap = handicap
         self._numbers = itertools.count()
+
+    async def check(self) -> None:
+        """Have the child load the task. A child that dies of something else may live the next time."""
+        try:
+            await self._worker.hello()
+        except TrainingFailed as error:
+            log.warning("the task cannot be loaded now: %s", error)
 
     async def probe(self, survey: Survey, session: int) -> Capability:
         """Build and measure every tier of the survey."""

@@ -123,6 +123,9 @@ class LightTrainer:
         self._train_s = train_s
         self._numbers = itertools.count()
 
+    async def check(self) -> None:
+        """There is nothing to load."""
+
     async def probe(self, survey: Survey, session: int) -> Capability:
         """Says a step time that lets the policy of `light_policy` find the strength."""
         step_s = STEP_S / 2**self._strength

@@ -171,6 +171,9 @@ class SimTrainer:
         self._poison = poison
         self._count = 0
 
+    async def check(self) -> None:
+        """There is nothing to load."""
+
     async def probe(self, survey: Survey, session: int) -> Capability:
         """Tiers above the device's strength are too slow for the policy's budget."""
         await asyncio.sleep(self._luck.uniform(0.1, 5.0))

@@ -78,7 +78,7 @@ class Worker:
         """A worker whose child runs and has loaded the task: a wrong name is an error now, not in the first round."""
         worker = cls(task, data=data, nice=nice, idle_s=idle_s, log=log)
         try:
-            await worker._job("hello", {})
+            await worker.hello()
         except BaseException:
             await worker.close()
             raise
@@ -96,6 +96,11 @@ class Worker:
         return self._child.pid if self._child is not None and self._child.alive else None
 
     # ---- jobs -------------------------------------------------------------------------------------------------
+
+    async def hello(self) -> str:
+        """The name of the task, which the child has loaded: a wrong one is an error now, not in the first round."""
+        answer = await self._job("hello", {})
+        return str(answer["task"])
 
     async def describe(
         self, tiers: Sequence[TierSpec | Tier], *, seed: int = 0, out: Path | None = None

@@ -6,9 +6,14 @@ loads tasks. The light agent passes names around.
 
 import difflib
 import importlib
+import importlib.util
+import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -93,8 +98,11 @@ def task_names() -> tuple[str, ...]:
 
 
 def check_name(name: str) -> None:
-    """Raise `TaskError`, with the nearest name, when this can name no task here; imports neither task nor torch."""
-    _place(name)
+    """Raise `TaskError`, with the nearest name, when this can name no task here; imports neither task nor torch.
+
+    Whether the module can be imported, and what it has of this name, only the training child can say.
+    """
+    _find_module(_place(name).partition(":")[0], name)
 
 
 def load_task(name: str) -> Task:
@@ -113,10 +121,35 @@ def _place(name: str) -> str:
     return found[0] if found else name
 
 
+def _find_module(module: str, name: str) -> None:
+    """Look for a module as the training child will, without importing even the packages that it lies in."""
+    found = ""
+    places: Sequence[str] | None = None
+    for part in module.split("."):
+        found = f"{found}.{part}" if found else part
+        spec = _top(part) if places is None else _inner(found, places)
+        if spec is None:
+            remedy = f"install what offers {found!r} here, or correct the name"
+            raise TaskError(f"no module {found!r}", where=f"task {name!r}", remedy=remedy)
+        places = spec.submodule_search_locations or ()
+
+
+def _top(name: str) -> ModuleSpec | None:
+    with suppress(ValueError):  # a module that was not imported from anywhere, such as __main__
+        here = PathFinder.find_spec(name, [os.getcwd()])  # where the child's `python -m` looks first
+        return here or importlib.util.find_spec(name)
+    return None
+
+
+def _inner(name: str, places: Sequence[str]) -> ModuleSpec | None:
+    specs = (finder.find_spec(name, places) for finder in sys.meta_path)
+    return next((spec for spec in specs if spec is not None), None)
+
+
 def _suggest(name: str) -> str:
     names = task_names()
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    known = f"did you mean {close[0]!r}?" if close else f"installed are: {', '.join(names) or 'none'}"
+    known = f"did you mean {close[0]!r}?" if close else f"installed are: {', '.join(names) or 'none'}."
     return f"{known} Your own task is named 'package.module:ATTRIBUTE'"
 
 

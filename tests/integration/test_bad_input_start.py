@@ -114,6 +114,15 @@ def test_a_task_that_is_not_installed_is_told_at_once_with_the_nearest(
     text = told(processes.run([*MHFL, *command, "--broker", NOWHERE, "--task", "wnid"]), 6)
     assert "error: there is no task 'wnid'\n" in text
     assert "did you mean 'wind'?" in text
+    text = told(processes.run([*MHFL, *command, "--broker", NOWHERE, "--task", "nope.mod:X"]), 6)
+    assert "error: no module 'nope'\n  where: task 'nope.mod:X'\n" in text
+
+
+def test_a_module_that_is_no_task_is_told_also_where_no_aggregator_asks_for_it(plant: Plant) -> None:
+    words = ["-m", "mhfl_mq", "device", "d1", "--broker", plant.broker.url_for("device"), "--task", "os:path"]
+    text = told(plant.processes.run(words), 6)
+    assert "error: a module is no task: it lacks " in text
+    assert "task 'os:path'" in text
 
 
 @pytest.mark.parametrize(

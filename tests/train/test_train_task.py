@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mhfl_mq.errors import TaskError
-from mhfl_mq.train.task import Examples, Task, accuracy, cross_entropy, load_task, task_names
+from mhfl_mq.train.task import Examples, Task, accuracy, check_name, cross_entropy, load_task, task_names
 
 
 def test_the_demos_task_is_offered_by_its_short_name() -> None:
@@ -31,7 +32,7 @@ def test_knowing_names_imports_neither_a_task_nor_torch() -> None:
     ("name", "said"),
     [
         ("wint", "did you mean 'wind'?"),
-        ("hydraulics-17", "installed are:"),
+        ("hydraulics-17", "installed are: wind. Your own task is named"),
         ("no_such_plant:TASK", "install what offers 'no_such_plant'"),
         ("toy_task:TASKS", "did you mean 'TASK'?"),
         ("toy_task:XYZZY", "correct the name after the colon"),
@@ -46,6 +47,25 @@ def test_a_wrong_name_is_answered_with_what_to_do(toy: str, name: str, said: str
     with pytest.raises(TaskError) as caught:
         load_task(name)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("nope.mod:X", "nope"), ("email.nope:X", "email.nope"), ("json.decoder.x:X", "json.decoder.x")],
+)
+def test_a_module_that_is_not_there_is_told_without_importing_its_packages(name: str, missing: str) -> None:
+    with pytest.raises(TaskError, match=f"no module '{missing}'; install what offers"):
+        check_name(name)
+
+
+def test_looking_for_a_task_imports_nothing_of_it(tmp_path: Path) -> None:
+    """As an agent looks, from the folder where a plant keeps its own module."""
+    (tmp_path / "plant").mkdir()
+    (tmp_path / "plant" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "plant" / "task.py").write_text("")
+    code = "import sys; sys.path.remove(''); from mhfl_mq.train.task import check_name; check_name('plant.task:TASK')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_module_that_cannot_be_imported_is_named_with_its_error(
