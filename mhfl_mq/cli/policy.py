@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mhfl_mq.cli.options import json_option
+from mhfl_mq.cli.options import json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
 from mhfl_mq.errors import PolicyError
@@ -28,12 +28,13 @@ def command() -> None:
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--json", "form", flag_value="json", help="As --format json.")
 def check(files: tuple[Path, ...], form: str) -> int:
-    """Say everything that is wrong with policy files, at once, with place and hint.
+    """Say everything that is wrong with policies, at once, with place and hint.
 
+    FILE is a file, or the name of a policy that ships (`mhfl init --list`).
     Exit code 0 when all are right, 4 otherwise. JSON is a list of file, line, column, code, message, hint.
     """
     known = installed()
-    findings = {file: check_policy(file, known) for file in files}
+    findings = {file: check_policy(policy_file(file), known) for file in files}
     everything = [one for found in findings.values() for one in found]
     if form == "json":
         print_json([one.as_json() for one in everything])
@@ -76,8 +77,11 @@ def _escaped(text: str, *, more: bool = True) -> str:
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def show(file: Path, as_json: bool) -> None:
-    """Show what a policy says when defaults are filled in, with its digest."""
-    policy = read_installed_policy(file)
+    """Show what a policy says when defaults are filled in, with its digest.
+
+    FILE is a file, or the name of a policy that ships.
+    """
+    policy = read_installed_policy(policy_file(file))
     if as_json:
         print_json({**asdict(policy), "digest": policy.digest})
         return

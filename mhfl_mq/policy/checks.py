@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from mhfl_mq.policy.documents import AlgorithmOptions, Limits, Participation
 from mhfl_mq.policy.findings import Code, did_you_mean
-from mhfl_mq.policy.quantities import parse_bytes, parse_duration
+from mhfl_mq.policy.quantities import parse_bytes, parse_duration, show_binary, show_duration
 from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_CHUNKS
 
 __all__ = ["Fault", "Known", "cross_check"]
@@ -165,10 +165,10 @@ def _chunks(data: object) -> Iterator[Fault]:
         return
     named = "chunk_bytes" if _dig(data, *at, "chunk_bytes") is not None else "update_bytes"
     if chunk > update and _dig(data, *at, "chunk_bytes") is not None:
-        message = f"a chunk of {chunk:.0f} bytes is larger than the largest update ({update:.0f})"
+        message = f"a chunk of {show_binary(chunk)} is larger than the largest update ({show_binary(update)})"
         yield Fault(Code.CHUNKS, (*at, named), message, "make chunk_bytes smaller or update_bytes larger")
     if update > chunk * MAX_CHUNKS:
-        message = f"an update of {update:.0f} bytes would have more than {MAX_CHUNKS} chunks of {chunk:.0f}"
+        message = f"an update of {show_binary(update)} would have more than {MAX_CHUNKS} chunks of {show_binary(chunk)}"
         needed = math.ceil(update / MAX_CHUNKS / 1024)
         fits = needed * 1024 <= MAX_CHUNK
         hint = f"write chunk_bytes of at least {needed}KiB" if fits else "make update_bytes smaller"
@@ -186,8 +186,8 @@ def _deadline(data: object) -> Iterator[Fault]:
         training = (_number(_dig(budget, "step_ms")) or 0.0) / 1000 * (steps or 0.0)
         if deadline is not None and deadline > 0 and transfer + training > deadline:
             message = (
-                f"a device at this budget needs {transfer + training:g} s for a round, "
-                f"longer than the deadline of {deadline:g} s"
+                f"a device at this budget needs {show_duration(transfer + training)} for a round, "
+                f"longer than the deadline of {show_duration(deadline)}"
             )
             hint = "make the deadline longer, or step_ms, transfer_s or algorithm.options.steps smaller"
             yield Fault(Code.DEADLINE, ("spec", "tiers", index, "budget"), message, hint, key=True)

@@ -54,7 +54,9 @@ def _all_or_number(value: object) -> object:
 
 def _option(value: object) -> object:
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise PydanticCustomError("option", "must be text, a finite number, true or false", {"hint": ""})
+        raise PydanticCustomError(
+            "option", "must be text, a finite number, true or false", {"hint": "write one of these"}
+        )
     return value
 
 

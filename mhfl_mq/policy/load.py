@@ -5,7 +5,6 @@ the fields (`checks`), both over the same values, so that one look shows all err
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +14,10 @@ from pydantic import BaseModel, ValidationError
 from mhfl_mq.policy.checks import Known, cross_check
 from mhfl_mq.policy.compiled import API_VERSION, Policy
 from mhfl_mq.policy.documents import KINDS
-from mhfl_mq.policy.findings import Code, Finding, did_you_mean, policy_error
+from mhfl_mq.policy.findings import Code, Finding, policy_error
 from mhfl_mq.policy.tree import Node, locate, plain, read_tree
+from mhfl_mq.policy.words import dotted, shown, words_for
+from mhfl_mq.shipped import shipped
 
 __all__ = ["MAX_BYTES", "Checked", "Known", "check_policy", "check_text", "load_policy", "read_policy"]
 
@@ -53,7 +54,8 @@ def read_policy(path: Path, known: Known | None = None) -> Checked:
             data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         says = f"cannot be read: {error.strerror or error}"
-        return _only(Finding(file, 0, 0, Code.UNREADABLE, says, "name a policy file; `mhfl init` writes one"))
+        hint = f"name a policy file, or one that ships ({', '.join(_shipped_names())}); `mhfl init` writes one"
+        return _only(Finding(file, 0, 0, Code.UNREADABLE, says, hint))
     if len(data) > MAX_BYTES:
         says = f"larger than {MAX_BYTES // 1024} KiB: not a policy file"
         return _only(Finding(file, 0, 0, Code.TOO_LARGE, says, "check the file's name"))
@@ -83,6 +85,11 @@ def check_text(text: str, file: str, known: Known | None = None) -> Checked:
     return Checked(None if findings else policy, findings)
 
 
+def _shipped_names() -> list[str]:
+    files = (file.name for file in shipped("policies").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
 def _only(finding: Finding) -> Checked:
     return Checked(None, (finding,))
 
@@ -110,7 +117,7 @@ def _form(root: Node, data: Any, sheet: _Sheet) -> Policy | None:
     """Hold the values against the model of their kind; None when they do not fit."""
     if not isinstance(data, dict):
         hint = f"a policy begins with apiVersion: {API_VERSION}"
-        sheet.report(Code.WRONG_TYPE, root.line, root.column, f"must be a mapping, not {_shown(data)}", hint)
+        sheet.report(Code.WRONG_TYPE, root.line, root.column, f"must be a mapping, not {shown(data)}", hint)
         return None
     kind = data.get("kind")
     model = KINDS.get(kind, KINDS["FederationPolicy"]) if isinstance(kind, str) else KINDS["FederationPolicy"]
@@ -127,118 +134,8 @@ def _report(error: Any, root: Node, model: type[BaseModel], sheet: _Sheet) -> No
     """One pydantic error in our words, at its place."""
     path: tuple[str | int, ...] = tuple(error["loc"])
     kind: str = error["type"]
-    code, message, hint = _words(kind, error, path, model)
+    code, message, hint = words_for(kind, error, path, model)
     line, column = locate(root, path, key=kind == "extra_forbidden")
     if message and kind != "extra_forbidden" and kind != "missing":
-        message = f"{_dotted(path)}: {message}"
+        message = f"{dotted(path)}: {message}"
     sheet.report(code, line, column, message, hint)
-
-
-def _words(kind: str, error: Any, path: Sequence[str | int], model: type[BaseModel]) -> tuple[Code, str, str]:
-    """Code, message and hint of a pydantic error."""
-    context, value = error.get("ctx", {}), error["input"]
-    if kind == "extra_forbidden":
-        where = _dotted(path[:-1])
-        return Code.UNKNOWN_KEY, f"unknown key '{path[-1]}' in {where}", did_you_mean(path[-1], _keys(model, path))
-    if kind == "missing":
-        return Code.MISSING_KEY, f"{_dotted(path[:-1])} needs the key '{path[-1]}'", _missing_hint(path)
-    if kind in ("quantity", "cohort", "option"):
-        code = Code.QUANTITY if kind == "quantity" else Code.WRONG_TYPE
-        return code, error["msg"], context.get("hint", "")
-    if kind == "literal_error":
-        expected = [word.strip("'") for word in re.split(r", | or ", context["expected"])]
-        return Code.OUT_OF_RANGE, f"{_shown(value)} is not one of {context['expected']}", did_you_mean(value, expected)
-    if kind in _TYPES:
-        return Code.WRONG_TYPE, f"must be {_TYPES[kind]}, not {_shown(value)}", _type_hint(kind, value)
-    if kind in _PATTERNS:
-        return Code.OUT_OF_RANGE, _PATTERNS[kind].format(value=_shown(value), **context), ""
-    return Code.OUT_OF_RANGE, f"{error['msg']} (it is {_shown(value)})", ""
-
-
-_TYPES: Final = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-}
-_PATTERNS: Final = {
-    "greater_than": "must be more than {gt}, not {value}",
-    "greater_than_equal": "must be at least {ge}, not {value}",
-    "less_than_equal": "must be at most {le}, not {value}",
-    "finite_number": "must be a finite number, not {value}",
-    "too_short": "must have at least {min_length} entry",
-    "too_long": "must have at most {max_length} entries",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "{value} is not a name: 1 to 64 of A-Z a-z 0-9 _ -",
-}
-
-
-def _dotted(path: Sequence[str | int]) -> str:
-    """`spec.tiers[1].budget`; the root is called the file."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".") or "the file"
-
-
-def _shown(value: object) -> str:
-    """A value as it stands in the file, as far as that fits in a sentence."""
-    match value:
-        case None:
-            return "empty"
-        case bool():
-            return "true" if value else "false"
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list"
-        case str():
-            return f"'{value[:40]}{'…' if len(value) > 40 else ''}'"
-        case _:
-            return str(value)
-
-
-def _type_hint(kind: str, value: object) -> str:
-    if value is None:
-        return "give it a value, or remove the line"
-    if kind in ("float_type", "int_type") and isinstance(value, str):
-        percent = re.fullmatch(r"([0-9]{1,4}(?:\.[0-9]{1,6})?) ?%", value)
-        if percent:
-            return f"write {float(percent[1]) / 100:g}"
-        if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", value):
-            return f"write {value} without quotes"
-    if kind == "string_type" and not isinstance(value, dict | list):
-        return f'write "{_shown(value)}" in quotes'
-    return ""
-
-
-def _missing_hint(path: Sequence[str | int]) -> str:
-    hints = {
-        "apiVersion": f"begin the file with apiVersion: {API_VERSION}",
-        "kind": f"write kind: {' or '.join(KINDS)}",
-        "metadata": "write metadata: {name: my-federation}",
-        "algorithm": "write algorithm: {name: heterofl}",
-        "tiers": "list the tiers, smallest first",
-    }
-    return hints.get(str(path[-1]), "")
-
-
-def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """The keys that are known where an unknown one stands."""
-    part: Any = model
-    for step in path[:-1]:
-        if isinstance(step, str) and isinstance(part, type) and issubclass(part, BaseModel):
-            field = part.model_fields.get(step)
-            part = _model_in(field.annotation) if field is not None else None
-    return sorted(part.model_fields) if isinstance(part, type) and issubclass(part, BaseModel) else []
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model behind `Tier`, `list[Tier]` or `Annotated[list[Tier], ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = [_model_in(argument) for argument in getattr(annotation, "__args__", ())]
-    return next((one for one in inner if one is not None), None)

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-__all__ = ["MAX_BYTES", "MAX_SECONDS", "parse_bytes", "parse_duration", "show_bytes", "show_duration"]
+__all__ = ["MAX_BYTES", "MAX_SECONDS", "parse_bytes", "parse_duration", "show_binary", "show_bytes", "show_duration"]
 
 MAX_SECONDS: Final = 366 * 24 * 3600.0
 """The longest duration: a year. What is longer is a slip of the unit."""
@@ -76,6 +76,14 @@ def show_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{_rounded(size)} {unit}"
         size /= 1000
     return f"{_rounded(size)} TB"
+
+
+def show_binary(size: float) -> str:
+    """A size as policies are written, in powers of 1024 where it is one of them: `256 KiB`, `2 MB`, `70000 bytes`."""
+    for unit in ("GiB", "MiB", "KiB", "GB", "MB", "kB"):
+        if size >= _BYTES[unit] and size % _BYTES[unit] == 0:
+            return f"{size / _BYTES[unit]:.0f} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def _rounded(value: float) -> str:

@@ -36,6 +36,14 @@ def test_a_right_policy_is_ok(mhfl: Any, default: Path) -> None:
     assert (done.code, done.out) == (0, f"{default}: ok\n")
 
 
+def test_a_shipped_policy_is_checked_and_shown_by_its_name_as_the_aggregator_takes_it(mhfl: Any) -> None:
+    assert mhfl("policy", "check", "default").code == 0
+    assert "quorum         2 updates" in mhfl("policy", "show", "default").out
+    wrong = mhfl("policy", "check", "defalt")
+    assert wrong.code == 4
+    assert "name a policy file, or one that ships (baseline-exclusive, baseline-smallest, default" in wrong.out
+
+
 def test_every_shipped_policy_passes_with_what_is_installed_here(mhfl: Any, default: Path) -> None:
     files = sorted(default.parent.glob("*.yaml"))
     done = mhfl("policy", "check", *files)

@@ -90,6 +90,45 @@ def test_what_is_left_out_has_the_defaults_of_the_compiled_policy(whole: str) ->
     assert policy.algorithm.options == {"steps": 20, "batch": 64, "rate": 0.003}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        ("step_ms: 40", "step_ms: fast", "must be a number, not 'fast'", "write a number, e.g. 0.5"),
+        ("memory_mb: 300", "memory_mb: -1", "must be more than 0, not -1", "write more than 0"),
+        ("name: line-3", "name: line 3!", "'line 3!' is not a name", "write e.g. line-3"),
+        ("fraction: 0.6", "fraction: 1.5", "must be at most 1, not 1.5", "write 1 or less"),
+        ("- {name: dp, options: {epsilon: 6.0, mode: local}}", "- dp", "must be a mapping, not 'dp'", "{name: dp}"),
+        ("chunk_bytes: 64KiB", "chunk_bytes: 1GiB", "must be at most 4 MiB, not 1GiB", "write 4 MiB or less"),
+        ("chunk_bytes: 64KiB", "chunk_bytes: 7B", "must be at least 64 bytes, not 7B", "write 64 bytes or more"),
+        ("devices: 20", "devices: [1]", "must be a whole number, not a list", "write a whole number, e.g. 20"),
+        ("cohort: 10", "cohort: 0", "must be at least 1, not 0", "write 1 or more"),
+        ("gate: {max_drop: 0.02}", "gate: 3", "must be a mapping, not 3", "write it with keys: max_drop"),
+        ("mode: local", "mode: []", "must be text, a finite number", "write one of these"),
+        ("max_drop: 0.02", "max_drop: .nan", "must be a finite number, not nan", "write a number"),
+        (
+            "    - {name: large, width: 1.0, depth: 4}",
+            "    - {width: 1.0, depth: 4}",
+            "needs the key 'name'",
+            "add name",
+        ),
+        ("deadline: 15m", "deadline: 1s", "needs 10.2s for a round, longer than the deadline of 1s", "make the deadl"),
+        (
+            "update_bytes: 2MB",
+            "update_bytes: 32KiB",
+            "a chunk of 64 KiB is larger than the largest update (32 KiB)",
+            "mak",
+        ),
+    ],
+)
+def test_every_finding_says_what_to_write_in_units_of_people(
+    whole: str, old: str, new: str, message: str, hint: str
+) -> None:
+    assert old in whole
+    findings = check_text(whole.replace(old, new), "p.yaml").findings
+    assert all(one.hint for one in findings)
+    assert any(message in one.message and hint in one.hint for one in findings), findings
+
+
 def test_every_shipped_policy_loads(shipped_policies: list[Path]) -> None:
     known = Known({"heterofl": frozenset({"adam", "decay"})}, frozenset())
     names = {path.stem: load_policy(path, known) for path in shipped_policies}
