@@ -13,6 +13,7 @@ appends what is missing, once, because the database knows at which byte each lin
 """
 
 import datetime
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -24,12 +25,14 @@ from mhfl_mq.errors import LocalMisuse, StoreError
 from mhfl_mq.protocol.records import Change, Entry, SavedState
 from mhfl_mq.store import changes as rules
 from mhfl_mq.store.files import Files, FolderLock, RealFiles, make_folder
-from mhfl_mq.store.ledger import Head, LedgerFile, Line, chain
+from mhfl_mq.store.ledger import GENESIS, Head, LedgerFile, Line, chain
 from mhfl_mq.store.models import model_path
 from mhfl_mq.store.schema import Connect, connect, explained_database, prepare
 from mhfl_mq.store.view import BLOBS, DATABASE, LEDGER, LOCK, MODELS, View
 
 __all__ = ["Store"]
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -45,6 +48,7 @@ class Store:
     ) -> None:
         """Open the folder, making it when it is missing, and complete the ledger after a crash.
 
+        A ledger that was deleted is written again from the database, and an entry `ledger.rebuilt` says so.
         `now` is the wall clock in UTC. Raises `StoreLocked`, `StoreFull`, `LedgerBroken` or another `StoreError`.
         """
         self.folder = folder
@@ -60,6 +64,7 @@ class Store:
                 self._connection = connect(self._path)
                 undo.callback(self._connection.close)
                 prepare(self._connection, self._path)
+                self._record_rebuilding(folder / LEDGER)
                 self._ledger = LedgerFile(folder / LEDGER, self._files)
                 undo.callback(self._ledger.close)
                 with self._ledger.held():
@@ -157,6 +162,15 @@ class Store:
 
     def _has_model(self, digest: str) -> bool:
         return model_path(self.models, digest).is_file()
+
+    def _record_rebuilding(self, path: Path) -> None:
+        """In the database, before the file is made: a kill in between must not hide that it was gone."""
+        head = View(self._connection, self._path).ledger_head()
+        if head == GENESIS or path.exists():
+            return
+        log.warning("%s was deleted: its %d lines are written again from the database", path, head.seq)
+        at = _stamp(self._now())
+        self._commit((), chain(head, at, [Entry("ledger.rebuilt", {"lines": head.seq})]), at)
 
     # ---- where the ledger's lines end, by the database ----
 

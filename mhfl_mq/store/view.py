@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from mhfl_mq.errors import ConfigError, StoreError
+from mhfl_mq.errors import ConfigError, LedgerBroken, StoreError
 from mhfl_mq.protocol.records import DeviceSaved, SavedState, UpdateCounted, VersionAdded
 from mhfl_mq.store import saved
 from mhfl_mq.store.files import explained
 from mhfl_mq.store.ledger import GENESIS, Head, verify
 from mhfl_mq.store.schema import connect_reader, explained_database
 
-__all__ = ["BLOBS", "DATABASE", "LEDGER", "LOCK", "MODELS", "View", "open_view", "verify_folder"]
+__all__ = ["BLOBS", "DATABASE", "LEDGER", "LOCK", "MODELS", "View", "ledger_of", "open_view", "verify_folder"]
 
 DATABASE: Final = "state.sqlite"
 LEDGER: Final = "ledger.jsonl"
@@ -85,6 +85,23 @@ def open_view(folder: Path) -> Iterator[View]:
         connection.close()
 
 
+def ledger_of(folder: Path) -> Path:
+    """The ledger's file; raises `StoreError` when there is no state in the folder, `LedgerBroken` when it is gone."""
+    with open_view(folder) as view:
+        _check_there(folder / LEDGER, view)
+    return folder / LEDGER
+
+
+def _check_there(path: Path, view: View) -> None:
+    if not path.exists() and view.ledger_head() != GENESIS:
+        raise LedgerBroken(
+            "the ledger is gone",
+            where=str(path),
+            remedy="find out who deleted it; the database has its lines: the aggregator's next start writes them again "
+            "and records that it did",
+        )
+
+
 def verify_folder(folder: Path) -> Head:
     """Check the whole ledger of a state folder against the database's head, and return that head.
 
@@ -92,6 +109,7 @@ def verify_folder(folder: Path) -> Head:
     """
     path = folder / LEDGER
     with open_view(folder) as view:
+        _check_there(path, view)
         with explained(path, "opening the ledger"), path.open("rb") as file:
             # The writer holds this lock from its commit to its append: head and length belong together.
             fcntl.flock(file, fcntl.LOCK_SH)

@@ -90,6 +90,37 @@ def test_a_changed_line_is_found_with_its_number_and_code_9(mhfl: Any, state: Pa
         done = mhfl("ledger", *words, "--state", state)
         assert done.code == 9
         assert f"where: {path}:2" in done.err
+    done = mhfl("ledger", "verify", "--state", state, "--json")
+    assert done.code == 9
+    what = "this line does not have the hash of its content: it was changed"
+    assert json.loads(done.out) == {"ok": False, "line": 2, "what": what}
+
+
+def test_a_ledger_that_was_deleted_is_told_with_code_9(mhfl: Any, state: Path) -> None:
+    (state / "ledger.jsonl").unlink()
+    for word in ("verify", "show"):
+        done = mhfl("ledger", word, "--state", state)
+        assert done.code == 9
+        assert done.err.startswith("error: the ledger is gone\n")
+    done = mhfl("ledger", "verify", "--state", state, "--json")
+    assert json.loads(done.out) == {"ok": False, "line": None, "what": "the ledger is gone"}
+    assert mhfl("model", "rollback", 0, "--reason", "drill", "--state", state).code == 0
+    assert "ledger.rebuilt     lines=2\n" in mhfl("ledger", "show", "--state", state).out
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-13", "23.11.2026", "2026-11-23 02:00", "2026-11-23T25:00"])
+def test_a_since_that_is_no_time_is_wrong_usage(mhfl: Any, state: Path, since: str) -> None:
+    done = mhfl("ledger", "show", "--state", state, "--since", since)
+    assert done.code == 2
+    assert "is no UTC time; write 2026, 2026-11-23, or 2026-11-23T02:00" in done.err
+
+
+@pytest.mark.parametrize(
+    ("since", "count"),
+    [("2026", 2), ("2026-11-23T12:00Z", 2), ("2026-11-23T12:00:00.000Z", 2), ("2026-11-23T12:01", 0)],
+)
+def test_entries_since_a_time_are_shown(mhfl: Any, state: Path, since: str, count: int) -> None:
+    assert len(mhfl("ledger", "show", "--state", state, "--since", since).out.splitlines()) == count
 
 
 def test_a_copy_with_a_cut_end_is_found_by_the_head_that_a_witness_kept(mhfl: Any, state: Path) -> None:

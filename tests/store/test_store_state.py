@@ -26,7 +26,7 @@ from mhfl_mq.protocol.records import (
     UpdateCounted,
     VersionAdded,
 )
-from mhfl_mq.store.ledger import GENESIS, query
+from mhfl_mq.store.ledger import GENESIS, query, read
 from mhfl_mq.store.state import Store
 from mhfl_mq.store.view import open_view, verify_folder
 from mhfl_mq.testing.store_story import STEPS, Snapshot, now, play, snapshot
@@ -279,6 +279,32 @@ def test_a_cut_ledger_is_reported_by_verify_and_completed_by_the_next_start(
         assert store.completed == len(whole) - whole.index(b"round.commit")
         assert verify_folder(told) == expected[-1][1]
     assert path.read_bytes() == whole
+
+
+def test_a_deleted_ledger_is_told_by_verify_and_its_rebuilding_is_on_the_record(
+    told: Path, expected: list[Snapshot], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = told / "ledger.jsonl"
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(LedgerBroken, match="the ledger is gone; find out who deleted it"):
+        verify_folder(told)
+    for _ in range(2):  # a second start has nothing to add
+        with Store(told, now) as store:
+            assert store.head.seq == expected[-1][1].seq + 1
+    assert f"{path} was deleted" in caplog.text
+    assert verify_folder(told).seq == expected[-1][1].seq + 1
+    assert path.read_bytes().startswith(whole)
+    *_, last = read(path)
+    assert (last.kind, last.facts) == ("ledger.rebuilt", {"lines": expected[-1][1].seq})
+
+
+def test_a_new_folders_ledger_is_not_called_rebuilt(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Store(folder, now).close()
+    (folder / "ledger.jsonl").unlink()
+    Store(folder, now).close()
+    assert caplog.text == ""
+    assert (folder / "ledger.jsonl").read_bytes() == b""
 
 
 def test_another_program_that_writes_to_the_database_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
