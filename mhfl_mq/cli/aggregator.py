@@ -19,7 +19,11 @@ __all__ = ["command"]
     "--policy", type=click.Path(path_type=Path), help="Policy file, or the name of a shipped one.  [default: default]"
 )
 @state_option
-@click.option("--rounds", type=click.IntRange(min=1), help="Stop after so many rounds (wins over the policy).")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    help="Rounds of the federation in all, those of earlier lives of this folder included (wins over the policy).",
+)
 @click.option(
     "--wait-for", type=click.IntRange(min=1), metavar="N", help="Open the first round when N devices are here."
 )

@@ -32,7 +32,13 @@ __all__ = ["command"]
 @click.option(
     "--memory-mb", type=click.FloatRange(min=0.0), default=0.0, help="Play a machine with so little memory; 0: not."
 )
-@click.option("--idle", type=float, default=60.0, show_default=True, help="Seconds until idle training is unloaded.")
+@click.option(
+    "--idle",
+    type=click.FloatRange(min=0.0),
+    default=60.0,
+    show_default=True,
+    help="Seconds until idle training is unloaded.",
+)
 def command(
     device: str,
     broker: str,

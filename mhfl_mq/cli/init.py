@@ -46,9 +46,9 @@ def command(file: Path, name: str, only_list: bool, force: bool) -> None:
             out.write(policies[name])
     except FileExistsError:
         remedy = "name another file, or use --force to write over it"
-        raise ConfigError("is there already", where=str(file), remedy=remedy) from None
+        raise ConfigError(f"{file} is there already", where=str(file), remedy=remedy) from None
     except OSError as error:
         remedy = "name a file in a folder that you can write to"
-        raise ConfigError(f"cannot be written: {error.strerror}", where=str(file), remedy=remedy) from error
+        raise ConfigError(f"{file} cannot be written: {error.strerror}", where=str(file), remedy=remedy) from error
     click.echo(str(file))
     say(f"next: edit it, then `mhfl policy check {file}`")

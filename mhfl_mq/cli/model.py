@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from mhfl_mq.cli.options import json_option, state_option
+from mhfl_mq.cli.options import Subcommands, json_option, state_option
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.errors import MhflError, StoreError, StoreLocked
 from mhfl_mq.protocol.records import VersionAdded
@@ -31,7 +31,7 @@ WAIT_S: Final = 60.0
 """How long a rollback waits for a running aggregator: it looks once a second, and a merge may be under way."""
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def command() -> None:
     """List, show, roll back and export the versions of the model."""
 

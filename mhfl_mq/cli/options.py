@@ -11,6 +11,7 @@ from mhfl_mq.shipped import shipped
 
 __all__ = [
     "DEFAULT_STATE",
+    "Subcommands",
     "broker_option",
     "device_argument",
     "federation_options",
@@ -40,6 +41,21 @@ state_option = click.option(
     envvar="MHFL_STATE",
     help="The aggregator's state folder.",
 )
+
+
+class Subcommands(click.Group):
+    """A group whose help has the first sentence of each command, whole: click cuts it at the end of the line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands."""
+        rows = [(name, _first_sentence(one.help or "")) for name, one in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _first_sentence(text: str) -> str:
+    sentence, _, _ = " ".join(text.split("\n\n")[0].split()).partition(". ")
+    return sentence.rstrip(".") + "."
 
 
 def _task(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

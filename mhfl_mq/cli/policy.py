@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mhfl_mq.cli.options import json_option, policy_file
+from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
 from mhfl_mq.errors import PolicyError
@@ -18,7 +18,7 @@ from mhfl_mq.policy.quantities import show_bytes, show_duration
 __all__ = ["command"]
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def command() -> None:
     """Check a policy file, or show what it says."""
 

@@ -198,7 +198,7 @@ def _saved_device(document: Any) -> SavedDevice:
 
 def _damaged(path: Path) -> StoreError:
     return StoreError(
-        "is damaged, or another release of mhfl-mq wrote it",
+        f"{path.name} is damaged, or another release of mhfl-mq wrote it",
         where=str(path),
         remedy="run the release that wrote it, or move the folder away: the device joins again as a new one",
     )

@@ -230,7 +230,7 @@ class LedgerFile:
         """
         if self._size > end:
             raise LedgerBroken(
-                f"has {self._size - end} bytes that the database does not know",
+                f"{self._path.name} has {self._size - end} bytes that the database does not know",
                 where=str(self._path),
                 remedy="restore state.sqlite and ledger.jsonl from the same backup, or find out who wrote here",
             )
@@ -242,7 +242,7 @@ class LedgerFile:
             torn = os.pread(self._fd, size - last_end, last_end)
             if before != last or not rest.startswith(torn):
                 raise LedgerBroken(
-                    "its last line is not the one that the database has",
+                    f"the last line of {self._path.name} is not the one that the database has",
                     where=str(self._path),
                     remedy="run `mhfl ledger verify` to find the first wrong line",
                 )

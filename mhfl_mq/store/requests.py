@@ -65,5 +65,7 @@ def _read(path: Path) -> RollbackRequest:
     except (ValueError, KeyError, TypeError):
         version = reason = who = head = None
     if type(version) is not int or type(reason) is not str or type(who) is not str or type(head) is not int:
-        raise StoreError("is not a request", where=str(path), remedy="delete it; `mhfl model rollback` writes one")
+        raise StoreError(
+            f"{path.name} is not a request", where=str(path), remedy="delete it; `mhfl model rollback` writes one"
+        )
     return RollbackRequest(path, version, reason, who, head)

@@ -57,7 +57,9 @@ class Served:
         with explained(one.path, "reading a chunk"):
             data = os.pread(one.fd, stop - start, one.start + start)
         if len(data) != stop - start:
-            raise StoreError("is shorter than the blob that it holds", where=str(one.path), remedy="restart")
+            raise StoreError(
+                f"{one.path.name} is shorter than the blob that it holds", where=str(one.path), remedy="restart"
+            )
         return data
 
     def drop(self, blob_id: str) -> None:

@@ -77,7 +77,7 @@ def read_vector(paths: Sequence[Path], length: int) -> Vector:
         try:
             part = np.fromfile(path, "<f4", count=missing).astype(np.float32, copy=False)
         except OSError as error:
-            raise TrainingFailed(f"cannot be read: {error.strerror}", where=str(path)) from error
+            raise TrainingFailed(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
         parts.append(part)
         missing -= part.size
     if missing:
@@ -97,4 +97,4 @@ def write_vector(path: Path, vector: Vector) -> None:
         half.replace(path)
     except OSError as error:
         half.unlink(missing_ok=True)
-        raise TrainingFailed(f"cannot be written: {error.strerror}", where=str(path)) from error
+        raise TrainingFailed(f"{path.name} cannot be written: {error.strerror}", where=str(path)) from error

@@ -177,12 +177,14 @@ def _load(folder: Path | None) -> _Data:
         try:
             raw = path.read_bytes()
         except OSError as error:
-            what = f"cannot be read: {error.strerror}"
+            what = f"{FILE} cannot be read: {error.strerror}"
             raise TaskError(what, where=where, remedy=f"give a folder that holds {FILE}") from error
     found = hashlib.sha256(raw).hexdigest()
     arrays = _arrays(raw, where)
     if folder is None and found != SHA256:
-        raise TaskError(f"its SHA-256 is {found}", where=where, remedy="install mhfl-mq again: the file was changed")
+        raise TaskError(
+            f"the SHA-256 of {FILE} is {found}", where=where, remedy="install mhfl-mq again: the file was changed"
+        )
     return _Data(arrays)
 
 
@@ -193,18 +195,18 @@ def _arrays(raw: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
         with np.load(io.BytesIO(raw), allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise TaskError(f"is no npz file: {error}", where=where, remedy=remedy) from error
+        raise TaskError(f"{FILE} is no npz file: {error}", where=where, remedy=remedy) from error
     for name, (kind, axes) in {**_ARRAYS, "test": (np.bool_, 1), "client_names": (np.str_, 1)}.items():
         array = arrays.get(name)
         if array is None or not np.issubdtype(array.dtype, kind) or array.ndim != axes:
             told = "is missing" if array is None else f"is {array.dtype} {array.shape}"
-            raise TaskError(f"its array {name!r} {told}", where=where, remedy=remedy)
+            raise TaskError(f"the array {name!r} of {FILE} {told}", where=where, remedy=remedy)
     count = len(arrays["X"])
     fits = arrays["X"].shape[1:] == (12, 5) and arrays["scale"].shape == (5,)
     fits = fits and all(len(arrays[name]) == count for name in ("y", "client", "test"))
     fits = fits and count > 0 and int(arrays["y"].max()) < CLASSES and int(arrays["client"].max()) < SHARDS
     if not (fits and len(arrays["client_names"]) == SHARDS):
-        raise TaskError("its arrays do not fit together", where=where, remedy=remedy)
+        raise TaskError(f"the arrays of {FILE} do not fit together", where=where, remedy=remedy)
     return arrays
 
 

@@ -73,6 +73,19 @@ def test_commands_that_do_not_train_never_load_torch(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["policy", "model", "ledger"])
+def test_the_help_of_a_group_says_what_each_command_does_in_a_whole_sentence(mhfl: Any, name: str) -> None:
+    text = mhfl(name, "--help").out
+    assert "..." not in text.partition("Commands:")[2]
+    assert text.partition("Commands:")[2].rstrip().endswith(".")
+
+
+def test_a_training_child_cannot_be_unloaded_in_the_past(mhfl: Any) -> None:
+    done = mhfl("device", "d1", "--broker", "mqtt://127.0.0.1:1", "--idle", "-5")
+    assert done.code == 2
+    assert "--idle" in done.err
+
+
 def test_the_package_itself_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "mhfl_mq", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mhfl, version ")

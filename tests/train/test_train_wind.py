@@ -80,7 +80,7 @@ def test_more_devices_than_windows_is_refused() -> None:
 
 
 def test_a_folder_with_the_same_file_is_as_good_and_one_without_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"wind_demo\.npz: cannot be read: No such file"):
+    with pytest.raises(TaskError, match=r"wind_demo\.npz cannot be read: No such file"):
         wind.device_data("0", tmp_path)
     (tmp_path / wind.FILE).write_bytes(SHIPPED.read_bytes())
     assert torch.equal(wind.device_data("0", tmp_path).inputs, wind.device_data("0", None).inputs)
@@ -95,7 +95,7 @@ def arrays() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
 def test_a_file_that_lacks_an_array_is_refused_by_its_name(tmp_path: Path, missing: str) -> None:
     kept = {name: value for name, value in arrays().items() if name != missing}
     np.savez(tmp_path / wind.FILE, allow_pickle=False, **kept)
-    with pytest.raises(TaskError, match=f"its array '{missing}' is missing; scripts/build_wind_demo.py"):
+    with pytest.raises(TaskError, match=rf"the array '{missing}' of wind_demo\.npz is missing; scripts/build_wind_demo.py"):
         wind.device_data("0", tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_a_file_of_other_shapes_or_no_npz_at_all_is_refused(tmp_path: Path) -> N
     broken = [
         ({**held, "y": held["y"][:-1]}, "do not fit together"),
         ({**held, "y": np.full(len(held["y"]), 9, np.uint8)}, "do not fit together"),
-        ({**held, "X": np.asarray(held["X"], np.float64)}, "its array 'X' is float64"),
+        ({**held, "X": np.asarray(held["X"], np.float64)}, "the array 'X' of wind_demo.npz is float64"),
     ]
     for number, (content, said) in enumerate(broken):
         folder = tmp_path / str(number)
