@@ -72,6 +72,7 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
             "rounds": _rounds(view, last),
             "participation": _participation(view),
             "bytes": board.get("bytes", {}),
+            "kills": board.get("kills", 0) + (bool(board) and not running and board.get("state") != STOPPED),
             "seconds": board.get("seconds", {}),
         }
 
@@ -182,7 +183,13 @@ def show(facts: dict[str, Any]) -> None:
     )
     if facts["bytes"]:
         up, down, unicast = (show_bytes(facts["bytes"].get(way, 0)) for way in ("up", "down", "down_if_unicast"))
-        click.echo(f"\nbytes: up {up}, down {down}; {unicast} down if sent to each device")
+        click.echo(f"\nbytes: up {up}, down {down}; {unicast} down if sent to each device{_missed(facts['kills'])}")
+
+
+def _missed(kills: int) -> str:
+    if not kills:
+        return ""
+    return f" (without the last second before {'a kill' if kills == 1 else f'each of {kills} kills'})"
 
 
 def _deciding(why: str, names: list[str], tier: str | None) -> str:

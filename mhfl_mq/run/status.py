@@ -53,6 +53,8 @@ class StatusBoard:
         self._bytes_before: Counter[str] = Counter(before.get("bytes", {}))
         self._seconds: dict[str, float] = {"train": 0.0, "collect": 0.0, "merge": 0.0, **before.get("seconds", {})}
         self._trainings = trainings
+        killed = bool(before) and before.get("state") != FederationState.STOPPED.value
+        self._kills = int(before.get("kills", 0)) + killed
         self._unicast = 0
         self._traffic = Traffic()
         self._opened_at = self._merging_at = clock.monotonic()
@@ -94,6 +96,7 @@ class StatusBoard:
             },
             "seconds": dict(self._seconds),
             "trainings": self._trainings,
+            "kills": self._kills,  # lives that wrote no last board: their last second is in no count of bytes
         }
 
     def write(self) -> None:

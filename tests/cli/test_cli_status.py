@@ -92,7 +92,9 @@ def test_a_killed_aggregator_leaves_its_state_unknown(mhfl: Any, state: Path) ->
     facts = json.loads(mhfl("status", "--state", state, "--json").out)
     assert (facts["running"], facts["state"], facts["round"]) == (False, "unknown", None)
     assert [one["present"] for one in facts["devices"]] == [None, None]
-    assert "not running, and it was not stopped in good order" in mhfl("status", "--state", state).out
+    text = mhfl("status", "--state", state).out
+    assert "not running, and it was not stopped in good order" in text
+    assert text.endswith(" (without the last second before a kill)\n")
 
 
 def test_the_rule_that_decided_a_tier_is_the_one_that_is_shown(mhfl: Any, state: Path) -> None:

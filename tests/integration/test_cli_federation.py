@@ -139,6 +139,11 @@ def test_ctrl_c_ends_the_demo_while_it_measures_and_its_child_is_waited_for(
     interrupt_the_demo(processes, after_s, "measuring this machine")
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_while_it_trains_the_baselines(processes: Processes) -> None:
+    interrupt_the_demo(processes, 2.0, "training the baselines")
+
+
 INSTANTS = [0.0, 0.1, 0.2, 0.5, *(round(random.Random(seed).random() * 30, 2) for seed in range(8))]
 
 

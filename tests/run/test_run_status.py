@@ -83,6 +83,15 @@ def test_the_last_board_of_a_process_says_that_it_stopped_and_not_who_is_here(tm
     assert shown["bytes"]["down"] == 7
 
 
+def test_lives_that_wrote_no_last_board_are_counted_for_their_last_second_is_not(tmp_path: Path, clock: Hands) -> None:
+    for kills in (0, 1, 2):
+        board, _ = board_of(tmp_path, clock)
+        board.write()
+        assert read_board(tmp_path)["kills"] == kills
+    board_of(tmp_path, clock)[0].end()
+    assert board_of(tmp_path, clock)[0].show()["kills"] == 3
+
+
 def test_trainings_are_those_of_the_store_also_when_the_last_board_missed_some(tmp_path: Path, clock: Hands) -> None:
     board, _ = board_of(tmp_path, clock)
     board.write()

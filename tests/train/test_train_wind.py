@@ -95,7 +95,9 @@ def arrays() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
 def test_a_file_that_lacks_an_array_is_refused_by_its_name(tmp_path: Path, missing: str) -> None:
     kept = {name: value for name, value in arrays().items() if name != missing}
     np.savez(tmp_path / wind.FILE, allow_pickle=False, **kept)
-    with pytest.raises(TaskError, match=rf"the array '{missing}' of wind_demo\.npz is missing; scripts/build_wind_demo.py"):
+    with pytest.raises(
+        TaskError, match=rf"the array '{missing}' of wind_demo\.npz is missing; scripts/build_wind_demo.py"
+    ):
         wind.device_data("0", tmp_path)
 
 

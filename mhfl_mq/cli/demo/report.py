@@ -68,6 +68,8 @@ def table(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
         ["bytes down", f"{size(moved['down'])}; {size(moved['down_if_unicast'])} if sent to each ({saved:.1f}x)"],
         ["seconds", ", ".join(f"{PHASES.get(phase, phase)} {value:.1f}" for phase, value in seconds.items())],
     ]
+    if "the aggregator" in record["killed"]:
+        rest.append(["bytes are without", "what moved in the last second before the aggregator was killed"])
     if record["killed"]:
         rest.append(["survived kill -9 of", ", ".join(record["killed"])])
     return [
