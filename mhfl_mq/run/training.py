@@ -11,6 +11,7 @@ from mhfl_mq.run.ports import TrainResult
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.train.client import Worker
 from mhfl_mq.train.options import Handicap
+from mhfl_mq.train.task import task_names
 from mhfl_mq.wire.messages import Capability, Offer, Survey
 
 __all__ = ["TaskFoundation", "TaskTrainer"]
@@ -36,6 +37,7 @@ class TaskTrainer:
         nice: int = 0,
         idle_s: float = 60.0,
     ) -> None:
+        self._task = task
         self._worker = Worker(task, data=data, nice=nice, idle_s=idle_s, log=_told)
         self._scratch = scratch
         self._shard = shard
@@ -43,7 +45,12 @@ class TaskTrainer:
         self._numbers = itertools.count()
 
     async def check(self) -> None:
-        """Have the child load the task. A child that dies of something else may live the next time."""
+        """Have the child load a task of one's own. A child that dies of something else may live the next time.
+
+        An installed task is known to be one: a device that waits for an aggregator does not hold torch for it.
+        """
+        if self._task in task_names():
+            return
         try:
             await self._worker.hello()
         except TrainingFailed as error:
