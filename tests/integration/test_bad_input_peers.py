@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -97,8 +98,10 @@ def highest_mb(plant: Plant) -> float:
 def test_a_device_of_another_task_is_refused_with_both_names_and_stays_up(plant: Plant) -> None:
     plant.aggregator()
     plant.device("good", 0)
-    plant.device("other", 0, "--task", "plant.tasks:PUMP")
-    plant.await_log("other", "the federation runs the task wind, this device has plant.tasks:PUMP (task)")
+    (plant.folder / "pump_tasks.py").touch()
+    here = {"PYTHONPATH": os.pathsep.join((str(plant.folder), os.environ.get("PYTHONPATH", "")))}
+    plant.device("other", 0, "--task", "pump_tasks:PUMP", env=here)
+    plant.await_log("other", "the federation runs the task wind, this device has pump_tasks:PUMP (task)")
     plant.await_rounds(3)
     assert plant.processes.process("other").poll() is None
     refused = [one for one in plant.entries("device.refuse") if one["device"] == "other"]
