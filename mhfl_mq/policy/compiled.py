@@ -37,7 +37,7 @@ class Budget:
 
     step_s: float | None = None  # seconds of one training step
     memory_bytes: int | None = None  # peak memory while training
-    transfer_s: float | None = None  # seconds per round on the device's link, model down and update up
+    transfer_s: float | None = None  # seconds per round, model down and update up, at the speed its segments came in
 
 
 @dataclass(frozen=True, slots=True)

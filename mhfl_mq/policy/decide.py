@@ -76,8 +76,9 @@ def assign_tier(tiers: Sequence[Tier], lengths: Sequence[int], capability: Capab
     """The largest tier whose measured step time, peak memory and transfer time are within its budget.
 
     `lengths` are the coordinates of each tier's prefix. What was not measured does not fit, but for a link that was
-    never used (`link_bytes_s` 0): its speed is learned in the first round. None: no tier fits. Only what this
-    device measured counts: a share of the full model's width says little about its cost.
+    never measured (`link_bytes_s` 0): a device learns its speed from the segments that it receives, and then asks
+    again. None: no tier fits. Only what this device measured counts: a share of the full model's width says little
+    about its cost.
     """
     probes = {probe.tier: probe for probe in capability.probes}
     answer: int | None = None

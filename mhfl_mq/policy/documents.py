@@ -94,7 +94,7 @@ class Budget(Part):
         None, description="megabytes (10^6) that training adds at its peak, Python and torch left out"
     )
     transfer_s: PositiveFloat | None = Field(
-        None, description="seconds per round on the device's link: model down and update up"
+        None, description="seconds per round for model down and update up, at the speed of the device's link"
     )
 
     def compiled(self) -> compiled.Budget:

@@ -31,6 +31,7 @@ from mhfl_mq.protocol.events import (
     Heard,
     Installed,
     InstallFailed,
+    LinkMeasured,
     Probed,
     ProbeFailed,
     Started,
@@ -40,6 +41,7 @@ from mhfl_mq.protocol.events import (
     TrainFailed,
 )
 from mhfl_mq.protocol.following import Following
+from mhfl_mq.protocol.link_speed import LinkSpeed
 from mhfl_mq.protocol.memory import Memory
 from mhfl_mq.protocol.pauses import HERD_S, Luck, Pauses, Quiet, Timer
 from mhfl_mq.protocol.states import STANDING, Standing, StandingStep, WorkState
@@ -90,6 +92,7 @@ class DeviceMachine:
         self._memory = Memory(saved)
         self._work = Work(self._memory, StageRules() if stages is None else stages, luck)
         self._following = Following(self._memory, luck)
+        self._link = LinkSpeed(self._memory)
         self._hellos = Pauses(_HELLO_FIRST_S, _HELLO_MOST_S, luck)
         self._retries = Pauses(_RETRY_FIRST_S, _RETRY_MOST_S, luck)
         self._quiet = Quiet()
@@ -128,6 +131,10 @@ class DeviceMachine:
                 where="device machine",
                 remedy="the first event is Started, the last is StopAsked",
             )
+        effects = [*self._dispatch(event), *self._link_news()]
+        return _acked(effects, event.token) if isinstance(event, Heard | Faulted) else effects
+
+    def _dispatch(self, event: DeviceEvent) -> list[DeviceEffect]:
         match event:
             case Started():
                 return self._started()
@@ -135,10 +142,10 @@ class DeviceMachine:
                 return self._connected(session, max_packet)
             case Disconnected():
                 return self._disconnected()
-            case Heard(_, message, token):
-                return _acked(self._heard(message), token)
-            case Faulted(sender, what, token):
-                return _acked(list(self._quiet.alarm(f"{sender} sent what does not decode: {what}")), token)
+            case Heard(_, message, _):
+                return self._heard(message)
+            case Faulted(sender, what, _):
+                return list(self._quiet.alarm(f"{sender} sent what does not decode: {what}"))
             case TimerFired(name):
                 return self._timer(name)
             case StopAsked():
@@ -160,6 +167,8 @@ class DeviceMachine:
                 return []
             case InstallFailed(version, reason):
                 return self._following.failed(version, reason)
+            case LinkMeasured(bytes_s):
+                return self._link.measured(bytes_s)
             case _:
                 assert_never(event)
 
@@ -263,6 +272,7 @@ class DeviceMachine:
         layout = self.saved.layout if self.capability is None else self.capability.layout
         if not layout:
             return []  # meant for an earlier life, whose folder is lost: our hello will bring a survey
+        answers_report = self.standing is Standing.REPORTING
         self._step(StandingStep.ASSIGN)
         self._answered, self._gone = assign.epoch, False
         self._hellos.reset()
@@ -274,10 +284,10 @@ class DeviceMachine:
         ]
         before = self.saved
         survey = before.survey if self._survey is None else self._survey
-        if (before.epoch, before.tier, before.layout, before.survey) != (assign.epoch, assign.tier, layout, survey):
-            effects.append(
-                self._memory.save(epoch=assign.epoch, tier=assign.tier, layout=layout, survey=survey),
-            )
+        told = self._link.said if answers_report else before.link_told
+        save = self._memory.save(epoch=assign.epoch, tier=assign.tier, layout=layout, survey=survey, link_told=told)
+        if self.saved != before:
+            effects.append(save)
         if (before.tier, before.layout) != (assign.tier, layout):
             effects += [Follow(assign.tier), *self._work.retiered(assign.tier), *self._following.install()]
         return effects + ([] if self.standing is Standing.OFFLINE else self._work.welcome())
@@ -313,7 +323,8 @@ class DeviceMachine:
     def _hello(self) -> list[DeviceEffect]:
         saved = self.saved
         last = saved.last_round if saved.offer is None else max(saved.last_round, saved.offer.round)
-        hello = Hello(self._session, self._task, self._agent, saved.layout, last)
+        layout = "" if self._wants_survey else saved.layout
+        hello = Hello(self._session, self._task, self._agent, layout, last)
         return [Say(hello), SetTimer(Timer.HELLO, self._hellos.next_s(gone=self._gone))]
 
     def _measure(self) -> list[DeviceEffect]:
@@ -347,8 +358,19 @@ class DeviceMachine:
     def _report(self) -> list[DeviceEffect]:
         """Say what the device can carry, until there is an answer."""
         assert self.capability is not None
-        say = Say(replace(self.capability, session=self._session))
+        say = Say(replace(self.capability, session=self._session, link_bytes_s=self._link.say()))
         return [say, SetTimer(Timer.CAPABILITY, self._hellos.next_s(gone=self._gone))]
+
+    @property
+    def _wants_survey(self) -> bool:
+        """Whether our tier should be decided again: not while we are in a round, which the answer could spoil."""
+        return self._link.is_news and self._work.state is WorkState.IDLE
+
+    def _link_news(self) -> list[DeviceEffect]:
+        """Our tier was assigned from another link speed: a hello that asks for a survey, once there is time for it."""
+        if self.standing is not Standing.READY or self._gone or not self._wants_survey:
+            return []
+        return self._greet(HERD_S * self._luck.random())
 
     # ---- timers ----
 

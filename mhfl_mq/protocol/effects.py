@@ -197,7 +197,8 @@ class SavedDevice:
     """What a device keeps over a restart. `offer` is the round it is in; `update` is set once training is done.
 
     `layout` is the one that it derived itself, `survey` the one that its tier was assigned from (the tiers' sizes);
-    `last_round` is the last round that it is done with.
+    `last_round` is the last round that it is done with. `link_bytes_s` is its link's speed as measured (0: not yet),
+    `link_told` the one that its tier was assigned from.
     """
 
     epoch: int = 0
@@ -209,6 +210,8 @@ class SavedDevice:
     update: Manifest | None = None
     weight: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    link_bytes_s: float = 0.0
+    link_told: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ __all__ = [
     "Heard",
     "InstallFailed",
     "Installed",
+    "LinkMeasured",
     "MergeFailed",
     "Merged",
     "ProbeFailed",
@@ -213,6 +214,13 @@ class InstallFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class LinkMeasured:
+    """Segments came in at this speed: the figure of `transfer_meter`."""
+
+    bytes_s: float
+
+
 DeviceEvent = (
     Started
     | Connected
@@ -229,4 +237,5 @@ DeviceEvent = (
     | TrainFailed
     | Installed
     | InstallFailed
+    | LinkMeasured
 )

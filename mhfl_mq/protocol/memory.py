@@ -19,6 +19,8 @@ class _Changes(TypedDict, total=False):
     update: Manifest | None
     weight: float
     metrics: dict[str, float]
+    link_bytes_s: float
+    link_told: float
 
 
 class Memory:

@@ -1,5 +1,6 @@
 """A device's process, wired: the machine, its driver, the broker, the blobs and what trains."""
 
+import asyncio
 import logging
 import random
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from mhfl_mq.protocol.events import (
     Heard,
     Installed,
     InstallFailed,
+    LinkMeasured,
     Probed,
     ProbeFailed,
     Started,
@@ -39,6 +41,7 @@ from mhfl_mq.protocol.events import (
     Trained,
     TrainFailed,
 )
+from mhfl_mq.protocol.transfer_meter import Meter
 from mhfl_mq.run.driver import Driver
 from mhfl_mq.run.gathering import AGGREGATOR, Gathering
 from mhfl_mq.run.holder import Holder
@@ -97,6 +100,7 @@ class DeviceHost:
         self._holder = Holder(transport, self.traffic, lambda _peer: topics.upload(device))
         self._driver: Driver[DeviceEvent, DeviceEffect] = Driver(machine, self._perform)
         self._jobs = Jobs()
+        self._meter = Meter(machine.saved.link_bytes_s)
         self._update: Manifest | None = None
         self._tier = -1
 
@@ -147,6 +151,7 @@ class DeviceHost:
         async for limits in self._transport.connections():
             if limits is None:
                 self._gathering.disconnected()
+                self._meter.rest()
                 self._driver.post(Disconnected())
                 continue
             self._mailer.send(self._topics.status(self._device), birth, retain=True)
@@ -165,7 +170,7 @@ class DeviceHost:
         """Chunks, pulls and manifests are the wiring's own; everything else is the machine's."""
         place = self._topics.parse(inbound.topic)
         if place.what in (What.CAROUSEL, What.REPAIR):
-            self._gathering.chunk(parse_chunk(inbound.payload))
+            self._take_chunk(inbound)
             self._acknowledge(inbound)
             return
         message = decode(inbound.payload)
@@ -178,6 +183,17 @@ class DeviceHost:
                 self._acknowledge(inbound)
             case _:
                 self._driver.post(Heard(AGGREGATOR, message, inbound.token))
+
+    def _take_chunk(self, inbound: Inbound) -> None:
+        """A chunk of a segment; chunks that nobody waits for say nothing about the link, for who sends them stops."""
+        before, wanted = self._meter.bytes_s, self._gathering.running
+        self._gathering.chunk(parse_chunk(inbound.payload))
+        if wanted:
+            self._meter.took(len(inbound.payload), asyncio.get_running_loop().time())
+        if not self._gathering.running:
+            self._meter.rest()
+        if self._meter.bytes_s != before:
+            self._driver.post(LinkMeasured(self._meter.bytes_s))
 
     def _acknowledge(self, inbound: Inbound) -> None:
         if inbound.token:

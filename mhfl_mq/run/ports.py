@@ -42,7 +42,10 @@ class Trainer(Protocol):
         ...
 
     async def probe(self, survey: Survey, session: int) -> Capability:
-        """Build and measure every tier; raises `MhflError` when the task does not run here."""
+        """Build and measure every tier; raises `MhflError` when the task does not run here.
+
+        `link_bytes_s` of the answer is 0: the device's machine fills in what its transfers showed.
+        """
         ...
 
     async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:

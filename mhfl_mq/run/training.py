@@ -57,13 +57,13 @@ class TaskTrainer:
             log.warning("the task cannot be loaded now: %s", error)
 
     async def probe(self, survey: Survey, session: int) -> Capability:
-        """Build and measure every tier of the survey."""
+        """Build and measure every tier of the survey; the link's speed is the machine's to say."""
         report = await self._worker.probe(
             survey.tiers, shard=self._shard, options={"batch": survey.batch}, handicap=self._handicap
         )
         for tier, why in report.left_out.items():
             log.warning("tier %s does not run here: %s", tier, why)
-        return Capability(session, report.layout, report.examples, 0.0, report.probes)
+        return Capability(session, report.layout, report.examples, link_bytes_s=0.0, probes=report.probes)
 
     async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
         """Train the offer's tier from its segments."""

@@ -1,11 +1,13 @@
 """A broker in memory whose network loses and doubles, and clients of it: for tests of what moves messages and blobs."""
 
+import asyncio
 import random
+from collections.abc import Mapping
 
 from mhfl_mq.transport.base import Session
 from mhfl_mq.transport.memory import Fate, Hop, Kind, MemoryBroker, MemoryTransport
 
-__all__ = ["Lossy", "LossyBroker"]
+__all__ = ["Lossy", "LossyBroker", "SlowLine"]
 
 LATENCY_S = 0.01
 
@@ -23,6 +25,26 @@ class Lossy:
         if hop.kind is Kind.PUBLISH and hop.qos == 0:
             return Fate(delay_s=LATENCY_S, lost=self._luck.random() < self.lose)
         return Fate(delay_s=LATENCY_S, copies=2 if self._luck.random() < self.double else 1)
+
+
+class SlowLine(Lossy):
+    """Some clients are behind a line of so many bytes per second, from the broker to them; nothing is lost."""
+
+    def __init__(self, rates: Mapping[str, float]) -> None:
+        super().__init__()
+        self.rates = dict(rates)
+        self._free_at: dict[str, float] = {}
+
+    def fate(self, hop: Hop) -> Fate:
+        """A packet waits for those before it, then takes its own time."""
+        rate = self.rates.get(hop.client_id)
+        if hop.up or rate is None:
+            return super().fate(hop)
+        now = asyncio.get_running_loop().time()
+        free_at = self._free_at[hop.client_id] = max(now, self._free_at.get(hop.client_id, now)) + (
+            len(hop.payload) / rate
+        )
+        return Fate(delay_s=LATENCY_S + free_at - now)
 
 
 class LossyBroker(MemoryBroker):

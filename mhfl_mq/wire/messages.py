@@ -124,7 +124,8 @@ class Presence:
 class Hello:
     """Device wants in. Said again with growing pauses until a `Survey`, an `Assign` or a `Refuse` comes.
 
-    `layout` is the layout that it derived when last surveyed; empty: never, or it lost its folder: survey it.
+    `layout` is the layout that it derived when last surveyed; empty: survey it, because it never was, it lost its
+    folder, or its link is not as fast as it said.
     `last_round` is the last round that it was in, so that an aggregator which lost its state reuses no number.
     """
 

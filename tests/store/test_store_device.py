@@ -32,7 +32,9 @@ SURVEY = Survey(
     epoch=1, task="wind", layout="ab" * 32, tiers=(TierSpec(name="small", width=0.5, depth=0, length=10),), batch=32
 )
 DATA = b"update" * 1000
-OLD = SavedDevice(epoch=1, tier=1, layout="ab" * 32, last_round=3, survey=SURVEY, offer=OFFER)
+OLD = SavedDevice(
+    epoch=1, tier=1, layout="ab" * 32, last_round=3, survey=SURVEY, offer=OFFER, link_bytes_s=5e5, link_told=4e5
+)
 NEWER = replace(OLD, last_round=4)
 NEW = replace(OLD, update=build_manifest(DATA), weight=12.5, metrics={"loss": 0.25})
 
