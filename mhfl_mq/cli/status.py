@@ -64,6 +64,7 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
         names = [tier.name for tier in layout.tiers]
         return {
             "running": running,
+            "connected": running and board.get("connected", True),
             "state": board["state"] if running or board.get("state") == STOPPED else "unknown",
             "round": board.get("round") if running else None,
             "head": {"version": head.version, "model": head.model, "origin": head.origin},
@@ -140,7 +141,8 @@ def _participation(view: View) -> float | None:
 
 def show(facts: dict[str, Any]) -> None:
     """The snapshot as tables."""
-    now = f"running, {facts['state']}" if facts["running"] else _GONE[facts["state"]]
+    link = "" if facts["connected"] else ", NO CONNECTION TO THE BROKER"
+    now = f"running, {facts['state']}{link}" if facts["running"] else _GONE[facts["state"]]
     click.echo(f"aggregator: {now}; head: version {facts['head']['version']} ({facts['head']['origin']})")
     share = facts["participation"]
     here = sum(device["present"] or 0 for device in facts["devices"])

@@ -108,7 +108,7 @@ class AggregatorHost:
         self._driver: Driver[AggregatorEvent, AggregatorEffect] = Driver(machine, self._perform)
         self._collecting = Collecting(blobs, bench, self._pull, self.post, places=uploads)
         self._jobs = Jobs()
-        board.watch(self.traffic)
+        board.watch(self.traffic, lambda: transport.connected)
 
     @property
     def transfers(self) -> int:

@@ -57,12 +57,13 @@ class StatusBoard:
         self._kills = int(before.get("kills", 0)) + killed
         self._unicast = 0
         self._traffic = Traffic()
+        self._connected: Callable[[], bool] = bool  # no
         self._opened_at = self._merging_at = clock.monotonic()
         self._started_at = clock.monotonic()
 
-    def watch(self, traffic: Traffic) -> None:
-        """Show this traffic."""
-        self._traffic = traffic
+    def watch(self, traffic: Traffic, connected: Callable[[], bool]) -> None:
+        """Show this traffic, and whether there is a connection to the broker."""
+        self._traffic, self._connected = traffic, connected
 
     def saw(self, effect: AggregatorEffect) -> None:
         """Take the time of an effect that is about to be performed."""
@@ -88,6 +89,7 @@ class StatusBoard:
             **self._describe(),
             "at": self._clock.now().isoformat(timespec="seconds"),
             "pid": os.getpid(),
+            "connected": self._connected(),
             "lengths": list(self._lengths),
             "bytes": {
                 "up": self._bytes_before["up"] + self._traffic.received.total(),

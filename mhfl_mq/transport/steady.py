@@ -17,6 +17,7 @@ from mhfl_mq.errors import (
     PacketTooLarge,
     TransportError,
 )
+from mhfl_mq.transport.absence import Absence
 from mhfl_mq.transport.backoff import Backoff
 from mhfl_mq.transport.base import Inbound, Limits, Session
 from mhfl_mq.transport.inbox import Feed, Inbox
@@ -61,6 +62,7 @@ class SteadyTransport(LinkEvents):
         self._link: Link | None = None  # the present connection; None: there is none
         self._opening: Link | None = None
         self._limits = Limits(protocol=0, max_packet=0, receive_max=0, session_present=False)
+        self._absence = Absence(address)
         self._epoch = 0  # counts connections: the upper bits of a token
         self._opened_at = 0.0
         self._short_lives = 0  # connections in a row that did not hold
@@ -223,6 +225,7 @@ class SteadyTransport(LinkEvents):
         log.info("%s: connection to %s lost: %s", self._session.client_id, self._address, why)
         self._link = self._opening = None
         if self._ready:
+            self._absence.begins(self._session.client_id, why)
             for feed in self._feeds:
                 feed.put(None)
         self._ready = False
@@ -277,6 +280,7 @@ class SteadyTransport(LinkEvents):
         if self._link is not link:  # it went away again while we looked elsewhere
             raise BrokerUnreachable("the connection was lost at once", where=self._address)
         self._ready = True
+        self._absence.ends(self._session.client_id)
         log.info("%s: connected to %s: %s", self._session.client_id, self._address, self._limits)
         for feed in self._feeds:
             feed.put(self._limits)
@@ -311,6 +315,7 @@ class SteadyTransport(LinkEvents):
         if self._over is not None:
             return
         self._over = error or TransportError("the transport was closed", where=self._address)
+        self._absence.over()
         self._link = self._opening = None
         self._ready = False
         if self._keeper is not None and self._keeper is not asyncio.current_task():

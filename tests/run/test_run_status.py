@@ -34,7 +34,7 @@ def clock() -> Hands:
 def board_of(folder: Path, clock: Hands, trainings: int = 0) -> tuple[StatusBoard, Traffic]:
     facts = {"state": "in round", "round": {"number": 1}, "present": ["ada"]}
     board, traffic = StatusBoard(folder, clock, [40, 100], lambda: facts, trainings=trainings), Traffic()
-    board.watch(traffic)
+    board.watch(traffic, lambda: clock.at < 100)
     return board, traffic
 
 
@@ -47,6 +47,14 @@ def play_round(board: StatusBoard, clock: Hands) -> None:
     clock.at += 2
     board.saw(Persist((RoundClosed(1, "committed", "", 1),)))
     board.saw(Persist((RoundClosed(2, "aborted", "", None),)))
+
+
+def test_the_board_shows_whether_the_broker_is_there(tmp_path: Path, clock: Hands) -> None:
+    board, _ = board_of(tmp_path, clock)
+    assert board.show()["connected"] is True
+    clock.at = 100
+    assert board.show()["connected"] is False
+    assert StatusBoard(tmp_path, clock, [40, 100], dict).show()["connected"] is False
 
 
 def test_a_round_is_counted_in_bytes_and_seconds(tmp_path: Path, clock: Hands) -> None:

@@ -1,6 +1,7 @@
 """What the transport promises when things go wrong, over the broker in memory and in virtual time."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -206,6 +207,49 @@ def test_a_fight_over_a_client_id_slows_down_and_is_said(caplog: pytest.LogCaptu
 
     run_virtual(run())
     assert "does another client use this id?" in caplog.text
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_broker_that_stays_away_is_told_once_and_its_return_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        broker = MemoryBroker()
+        transport = await joined(broker, "a")
+        connections = transport.connections()
+        await anext(connections)
+        broker.stop()
+        await asyncio.sleep(4.9)
+        assert warnings(caplog) == []
+        await asyncio.sleep(60)
+        (gone,) = warnings(caplog)
+        assert gone.startswith("a: no connection to memory for 5 s now (")
+        broker.start()
+        await back(connections)
+        _, returned = warnings(caplog)
+        assert re.fullmatch("a: connected to memory again after [0-9]+ s", returned)
+        await transport.close()
+
+    run_virtual(run())
+
+
+def test_a_short_loss_and_a_closed_transport_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        broker = MemoryBroker()
+        transport = await joined(broker, "a")
+        connections = transport.connections()
+        await anext(connections)
+        transport.cut()
+        await back(connections)
+        await asyncio.sleep(60)
+        broker.stop()
+        await asyncio.sleep(1)
+        await transport.close()
+        await asyncio.sleep(60)
+
+    run_virtual(run())
+    assert warnings(caplog) == []
 
 
 def test_at_most_a_window_of_publishes_is_in_flight() -> None:
