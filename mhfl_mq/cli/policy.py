@@ -119,6 +119,8 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
     end = "no end" if policy.schedule.max_rounds is None else f"at most {policy.schedule.max_rounds} rounds"
     drop = policy.gate.max_drop
     pause = show_duration(policy.schedule.interval_s) if policy.schedule.interval_s else "no pause"
+    rate = limits.broadcast_bytes_s
+    pace = "as fast as the broker takes it" if rate is None else f"at most {show_bytes(rate)} per second"
     return [
         ("algorithm", f"{algorithm.name}, {algorithm.weighting} weights, {options}"),
         ("cohort", cohort),
@@ -130,6 +132,7 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
         (
             "limits",
             f"updates of {show_bytes(limits.update_bytes)}, {limits.devices} devices, "
-            f"{limits.concurrent_uploads} uploads at once, chunks of {show_bytes(limits.chunk_bytes)}",
+            f"{limits.concurrent_uploads} uploads at once, chunks of {show_bytes(limits.chunk_bytes)}, "
+            f"broadcast {pace}",
         ),
     ]

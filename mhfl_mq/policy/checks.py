@@ -7,7 +7,7 @@ value of the wrong type is somebody else's finding and is passed over.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -19,6 +19,9 @@ from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_CHUNKS
 __all__ = ["Fault", "Known", "cross_check"]
 
 Path = tuple[str | int, ...]
+
+CHUNK_EVERY_S: Final = 0.5
+"""Seconds between two chunks of a broadcast: half of what a device waits at least before it stops to listen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ def _chunks(data: object) -> Iterator[Fault]:
         name: _quantity(_default(Limits, name, _dig(data, *at, name)), parse_bytes)
         for name in ("update_bytes", "chunk_bytes")
     }
+    yield from _broadcast(data, limits["chunk_bytes"])
     update, chunk = limits["update_bytes"], limits["chunk_bytes"]
     if update is None or chunk is None or min(update, chunk) < 1:
         return
@@ -173,6 +177,17 @@ def _chunks(data: object) -> Iterator[Fault]:
         fits = needed * 1024 <= MAX_CHUNK
         hint = f"write chunk_bytes of at least {needed}KiB" if fits else "make update_bytes smaller"
         yield Fault(Code.CHUNKS, (*at, named), message, hint)
+
+
+def _broadcast(data: object, chunk: float | None) -> Iterator[Fault]:
+    """A broadcast that pauses for long between two chunks is over, as devices see it: they would pull all of it."""
+    at = ("spec", "limits", "broadcast_bytes_s")
+    rate = _quantity(_dig(data, *at), parse_bytes)
+    if rate is not None and chunk is not None and 0 < rate < chunk / CHUNK_EVERY_S:
+        message = f"a chunk of {chunk:.0f} bytes every {chunk / rate:.2g} s: devices take such a silence for the end"
+        fits = 2 ** int(math.log2(max(rate * CHUNK_EVERY_S, 1)))
+        hint = f"write chunk_bytes of at most {fits} bytes, or at least {chunk / CHUNK_EVERY_S:.0f} bytes a second"
+        yield Fault(Code.CHUNKS, at, message, hint)
 
 
 def _deadline(data: object) -> Iterator[Fault]:

@@ -109,7 +109,10 @@ class StageUse:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the aggregator takes at most; all bytes, all counts, `largest_value` of one coordinate of an update."""
+    """What the aggregator takes at most; all bytes, all counts, `largest_value` of one coordinate of an update.
+
+    `broadcast_bytes_s` is what it sends at most, on the one broadcast of a segment; None: as the broker takes it.
+    """
 
     update_bytes: int = 256 * 2**20
     chunk_bytes: int = 256 * 2**10
@@ -117,6 +120,7 @@ class Limits:
     devices: int = 1000
     max_weight: float = 1e6
     largest_value: float = 1e3
+    broadcast_bytes_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

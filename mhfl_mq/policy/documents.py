@@ -198,6 +198,9 @@ class Limits(Part):
     devices: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = Field(1000, description="devices of the federation")
     max_weight: PositiveFloat = Field(1e6, description="what one update may count in the mean")
     largest_value: PositiveFloat = Field(1e3, description="absolute value of one coordinate of an update")
+    broadcast_bytes_s: Bytes | None = Field(
+        None, description="broadcast at most so many bytes a second; left out: as fast as the broker takes it"
+    )
 
 
 class Spec(Part):

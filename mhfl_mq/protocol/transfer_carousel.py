@@ -50,6 +50,12 @@ class Carousel:
         """When the rate lets the next chunk go; None when nothing waits for the rate."""
         return self._free_at if self._casting and len(self._in_flight) < self._limit else None
 
+    def coming(self, segment: int, manifest: Manifest) -> int:
+        """The first chunk of this blob that the rate still holds back; the number of its chunks when there is none."""
+        casting = self._casting.get(segment)
+        slowed = self._rate is not None and casting is not None and casting[0].blob_id == manifest.blob_id
+        return casting[1] if slowed and casting is not None else manifest.chunks
+
     def cast(self, segment: int, manifest: Manifest) -> None:
         """Broadcast this blob as the segment, once. Takes the place of an older blob of the segment."""
         running = self._casting.get(segment)

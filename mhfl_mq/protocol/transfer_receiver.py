@@ -174,6 +174,10 @@ class Receiver:
             return actions + self._complete()
         return actions + self._heard_of(index, now)
 
+    def listen_on(self, now: float) -> None:
+        """The carousel is not here yet, but alive: its silence begins anew. Means nothing once chunks are pulled."""
+        self._heard = now
+
     def tick(self, now: float) -> list[Action]:
         """Time has passed: stop listening to a quiet carousel, ask again for what is late. Early calls do nothing."""
         due = self.due

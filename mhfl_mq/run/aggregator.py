@@ -87,6 +87,7 @@ class AggregatorHost:
         chunk: int,
         uploads: int,
         now: Callable[[], float],
+        broadcast_bytes_s: float | None = None,
         keepalive_s: int = 60,
     ) -> None:
         self.traffic = Traffic()
@@ -104,7 +105,7 @@ class AggregatorHost:
         self._models: dict[int, str] = {}  # version -> model
         self._head: Head | None = None  # as it was announced last
         self._mailer = Mailer(transport, self.traffic, log.warning)
-        self._sharing = Sharing(transport, topics, self._mailer, self.traffic)
+        self._sharing = Sharing(transport, topics, self._mailer, self.traffic, broadcast_bytes_s=broadcast_bytes_s)
         self._driver: Driver[AggregatorEvent, AggregatorEffect] = Driver(machine, self._perform)
         self._collecting = Collecting(blobs, bench, self._pull, self.post, places=uploads)
         self._jobs = Jobs()

@@ -97,6 +97,7 @@ class DeviceHost:
         self._keepalive_s = keepalive_s
         self._mailer = Mailer(transport, self.traffic, log.warning)
         self._gathering = Gathering(store.blobs, self._pull, luck)
+        self._gathering.link_bytes_s = machine.saved.link_bytes_s
         self._holder = Holder(transport, self.traffic, lambda _peer: topics.upload(device))
         self._driver: Driver[DeviceEvent, DeviceEffect] = Driver(machine, self._perform)
         self._jobs = Jobs()
@@ -170,7 +171,7 @@ class DeviceHost:
         """Chunks, pulls and manifests are the wiring's own; everything else is the machine's."""
         place = self._topics.parse(inbound.topic)
         if place.what in (What.CAROUSEL, What.REPAIR):
-            self._take_chunk(inbound)
+            self._take_chunk(inbound, place.segment if place.what is What.CAROUSEL else None)
             self._acknowledge(inbound)
             return
         message = decode(inbound.payload)
@@ -184,15 +185,16 @@ class DeviceHost:
             case _:
                 self._driver.post(Heard(AGGREGATOR, message, inbound.token))
 
-    def _take_chunk(self, inbound: Inbound) -> None:
+    def _take_chunk(self, inbound: Inbound, segment: int | None) -> None:
         """A chunk of a segment; chunks that nobody waits for say nothing about the link, for who sends them stops."""
         before, wanted = self._meter.bytes_s, self._gathering.running
-        self._gathering.chunk(parse_chunk(inbound.payload))
+        self._gathering.chunk(parse_chunk(inbound.payload), segment)
         if wanted:
             self._meter.took(len(inbound.payload), asyncio.get_running_loop().time())
         if not self._gathering.running:
             self._meter.rest()
         if self._meter.bytes_s != before:
+            self._gathering.link_bytes_s = self._meter.bytes_s
             self._driver.post(LinkMeasured(self._meter.bytes_s))
 
     def _acknowledge(self, inbound: Inbound) -> None:

@@ -84,6 +84,13 @@ class Fetcher:
         self._perform(key, fetch, fetch.receiver.take(chunk, self._now()))
         return True
 
+    def listen_on(self, peer: str, blob_id: str) -> None:
+        """This peer's broadcast comes to this blob later."""
+        fetch = self._fetches.get((peer, blob_id[:PREFIX]))
+        if fetch is not None:
+            fetch.receiver.listen_on(self._now())
+            self._set_timer()
+
     def cancel(self, peer: str, blob_id: str | None = None) -> None:
         """Stop fetching this blob, or all blobs, from this peer; what is there stays for a resume."""
         for key in [key for key in self._fetches if key[0] == peer and blob_id in (None, self._id(key))]:

@@ -15,6 +15,8 @@ __all__ = ["Gathering"]
 
 LISTEN_S = 1.0
 """Seconds of silence after which a device stops waiting for the carousel; spread by up to as much again."""
+LISTEN_CHUNKS = 2.0
+"""And so many chunks' time on a link whose speed is known: on a slow one a broadcast is silent for long."""
 ASK_MANIFEST_EVERY_S = 3.0
 """A manifest that was asked for and did not come is asked for again."""
 AGGREGATOR = "aggregator"
@@ -32,6 +34,7 @@ class Gathering:
     def __init__(
         self, blobs: Blobs, send: Callable[[Pull], None], luck: random.Random, *, listen_s: float = LISTEN_S
     ) -> None:
+        self.link_bytes_s = 0.0  # as measured; 0: not known
         self._blobs = blobs
         self._send = send
         self._luck = luck
@@ -68,10 +71,15 @@ class Gathering:
             self._check()
         else:
             listen_s = self._listen_s * (1.0 + self._luck.random())
+            if self.link_bytes_s:
+                listen_s += LISTEN_CHUNKS * manifest.chunk / self.link_bytes_s
             self._fetcher.fetch(AGGREGATOR, manifest, self._ended(manifest.blob_id), listen_s=listen_s)
 
-    def chunk(self, chunk: Chunk) -> None:
-        """A chunk came, from the carousel or for us alone."""
+    def chunk(self, chunk: Chunk, segment: int | None = None) -> None:
+        """A chunk came, from the carousel (of this segment) or for us alone (None)."""
+        for later, blob_id in self._current.items():
+            if segment is not None and later > segment:  # smallest first: its turn comes
+                self._fetcher.listen_on(AGGREGATOR, blob_id)
         self._fetcher.chunk(AGGREGATOR, chunk)
 
     def want(self, name: str, segments: Sequence[str], done: Callable[[str], None]) -> None:

@@ -19,12 +19,21 @@ Read = Callable[[int], bytes | memoryview]
 class Holder:
     """The blobs that one process serves. `topic_of(peer)` is where a peer takes its chunks."""
 
-    def __init__(self, transport: Transport, traffic: Traffic, topic_of: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        traffic: Traffic,
+        topic_of: Callable[[str], str],
+        *,
+        broadcast_bytes_s: float | None = None,
+    ) -> None:
+        """`broadcast_bytes_s` slows the broadcast down; None: as fast as the broker acknowledges."""
         self._transport = transport
         self._traffic = traffic
         self._topic_of = topic_of
         self._sender = Sender()
-        self._carousel = Carousel()
+        self._carousel = Carousel(rate=broadcast_bytes_s)
+        self._timer: asyncio.TimerHandle | None = None
         self._reads: dict[str, Read] = {}
         self._cast_topics: dict[int, str] = {}
         self._under_way: set[asyncio.Task[None]] = set()
@@ -56,8 +65,14 @@ class Holder:
         self._carousel.cast(segment, manifest)
         self._pump()
 
+    def coming(self, segment: int, manifest: Manifest) -> int:
+        """The first chunk that a slowed broadcast will still bring; the number of chunks when there is none."""
+        return self._carousel.coming(segment, manifest)
+
     def close(self) -> None:
         """Stop everything that is under way."""
+        if self._timer is not None:
+            self._timer.cancel()
         for task in list(self._under_way):
             task.cancel()
 
@@ -65,9 +80,15 @@ class Holder:
 
     def _pump(self) -> None:
         """Start as many publishes as may be in flight."""
-        while cast := self._carousel.next(asyncio.get_running_loop().time()):
+        loop = asyncio.get_running_loop()
+        while cast := self._carousel.next(loop.time()):
             topic = self._cast_topics[cast.segment]
             self._start("carousel", topic, cast.blob_id, cast.index, partial(self._carousel.sent, cast))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (due := self._carousel.due) is not None:  # the rate holds it back
+            self._timer = loop.call_at(due, self._pump)
         while send := self._sender.next():
             topic = self._topic_of(send.peer)
             self._start("chunk", topic, send.blob_id, send.index, partial(self._sender.sent, send))

@@ -147,6 +147,7 @@ async def run_aggregator(
                 chunk=limits.chunk_bytes,
                 uploads=limits.concurrent_uploads,
                 now=lambda: clock.now().timestamp(),
+                broadcast_bytes_s=limits.broadcast_bytes_s,
                 keepalive_s=setup.keepalive_s,
             )
             started(host)

@@ -5,6 +5,7 @@ carousel: when the round opens, or when the first device pulls a segment that wa
 that joins together costs one copy. Whatever a device misses, it pulls.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from mhfl_mq.errors import LocalMisuse
@@ -27,10 +28,19 @@ MODELS_HELD = 2
 class Sharing:
     """The models that this aggregator serves."""
 
-    def __init__(self, transport: Transport, topics: Topics, mailer: Mailer, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        topics: Topics,
+        mailer: Mailer,
+        traffic: Traffic,
+        *,
+        broadcast_bytes_s: float | None = None,
+    ) -> None:
+        """`broadcast_bytes_s` slows broadcasts down; None: as fast as the broker acknowledges."""
         self._topics = topics
         self._mailer = mailer
-        self._holder = Holder(transport, traffic, topics.repair)
+        self._holder = Holder(transport, traffic, topics.repair, broadcast_bytes_s=broadcast_bytes_s)
         self._sources: dict[str, SegmentSource] = {}  # by model, the newest last
         self._announced: dict[int, str] = {}  # segment -> blob id of the retained manifest
         self._cast: set[str] = set()  # blob ids that were broadcast
@@ -83,6 +93,8 @@ class Sharing:
         has_nothing = bool(pull.ranges) and pull.ranges[0][0] == 0
         if has_nothing and manifest.size > INLINE_LIMIT and pull.blob_id not in self._cast:
             self._broadcast(k, manifest)
+        elif pull.ranges and not (pull := self._missed(k, manifest, pull)).ranges:
+            return  # the broadcast will bring it
         elif self._holder.pull(device, pull) is Pulled.MANIFEST:
             self._mailer.send(self._topics.command(device), self._note(k, manifest, source))
 
@@ -107,6 +119,14 @@ class Sharing:
         small = manifest.size <= INLINE_LIMIT
         inline = b"".join(bytes(source.read(k, index)) for index in range(manifest.chunks)) if small else b""
         return ManifestNote(k, manifest, inline)
+
+    def _missed(self, k: int, manifest: Manifest, pull: Pull) -> Pull:
+        """A pull without the chunks that a slowed broadcast will still bring: nothing is sent around the rate."""
+        coming = self._holder.coming(k, manifest)
+        if coming == manifest.chunks:
+            return pull
+        ranges = tuple((start, min(stop, coming)) for start, stop in pull.ranges if start < coming)
+        return replace(pull, ranges=ranges)
 
     def _find(self, blob_id: str) -> tuple[int, Manifest, SegmentSource] | None:
         for source in reversed(self._sources.values()):

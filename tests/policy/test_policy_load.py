@@ -202,6 +202,7 @@ FAULTS = [
     ("chunk_bytes: 64KiB", "chunk_bytes: 3MB", "POL023", 22, 18, ""),
     ("chunk_bytes: 64KiB", "chunk_bytes: 64B", "POL023", 22, 18, "write chunk_bytes of at least 1KiB"),
     ("chunk_bytes: 64KiB", "chunk_bytes: 5MiB", "POL013", 22, 18, ""),
+    ("chunk_bytes: 64KiB", "broadcast_bytes_s: 100kB", "POL023", 22, 24, "write chunk_bytes of at most 32768 bytes"),
     ("update_bytes: 2MB", "update_bytes: 4GiB", "POL023", 22, 18, "write chunk_bytes of at least 820KiB"),
     ("update_bytes: 2MB", "update_bytes: 900GiB", "POL023", 22, 18, "make update_bytes smaller"),
     ("devices: 20", "devices: 2", "POL022", 14, 19, "write at most 2, or raise limits.devices"),

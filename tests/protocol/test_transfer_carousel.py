@@ -60,6 +60,19 @@ def test_it_keeps_to_the_rate() -> None:
     assert len(drain(carousel, 12.5)) == 1
 
 
+def test_it_knows_which_chunks_the_rate_still_holds_back() -> None:
+    carousel, unslowed = Carousel(rate=64.0), Carousel()
+    for one in (carousel, unslowed):
+        one.cast(0, LARGE)
+        assert one.next(0.0) is not None
+    assert carousel.coming(0, LARGE) == 1
+    assert carousel.coming(0, OTHER) == OTHER.chunks
+    assert carousel.coming(1, LARGE) == LARGE.chunks
+    assert unslowed.coming(0, LARGE) == LARGE.chunks
+    drain(carousel, 1e9)
+    assert carousel.coming(0, LARGE) == 2
+
+
 def test_the_same_blob_again_changes_nothing_and_another_one_takes_its_place() -> None:
     carousel = Carousel()
     carousel.cast(0, SMALL)

@@ -25,12 +25,12 @@ from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.segments import Layout
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.models import Models
-from mhfl_mq.testing.lossy import Lossy, LossyBroker
+from mhfl_mq.testing.lossy import Lossy, LossyBroker, SlowLine
 from mhfl_mq.transport.base import Transport
 from mhfl_mq.wire.blobs import Chunk, build_manifest, parse_chunk
 from mhfl_mq.wire.codec import decode
 from mhfl_mq.wire.messages import Manifest, ManifestNote, Pull
-from mhfl_mq.wire.topics import Topics
+from mhfl_mq.wire.topics import Topics, What
 
 TOPICS = Topics("test")
 CHUNK = 64
@@ -195,7 +195,8 @@ async def serve(transport: Transport, take: Callable[[str, bytes], None]) -> Non
 class Down:
     """An aggregator that shares models and devices that gather them, over a lossy broker."""
 
-    def __init__(self, broker: LossyBroker, bench: Bench, folder: Path) -> None:
+    def __init__(self, broker: LossyBroker, bench: Bench, folder: Path, rate: float | None = None) -> None:
+        self.rate = rate
         self.broker = broker
         self.bench = bench
         self.folder = folder
@@ -206,7 +207,7 @@ class Down:
         self.transport = await self.broker.client("aggregator")
         await self.transport.subscribe(TOPICS.aggregator_filters())
         mailer = Mailer(self.transport, self.traffic, lambda text: None)
-        self.sharing = Sharing(self.transport, TOPICS, mailer, self.traffic)
+        self.sharing = Sharing(self.transport, TOPICS, mailer, self.traffic, broadcast_bytes_s=self.rate)
         self.tasks.append(asyncio.create_task(serve(self.transport, self._take)))
 
     def _take(self, topic: str, payload: bytes) -> None:
@@ -224,7 +225,9 @@ class Down:
 
         def take(topic: str, payload: bytes) -> None:
             if topic.endswith("chunk") or topic.endswith("/c"):
-                gathering.chunk(parse_chunk(payload))
+                place = TOPICS.parse(topic)
+                segment = place.segment if place.what is What.CAROUSEL else None
+                gathering.chunk(parse_chunk(payload), segment)
             else:
                 message = decode(payload)
                 assert isinstance(message, ManifestNote)
@@ -274,6 +277,68 @@ def test_devices_get_a_models_segments_whatever_is_lost(
         await down.stop()
 
     with mock.patch("mhfl_mq.run.sharing.INLINE_LIMIT", inline):
+        virtual.run(main())
+
+
+@pytest.mark.parametrize("broadcast", [True, False], ids=["with the round", "at the first pull"])
+@pytest.mark.parametrize("rate", [16.0, 70.0])
+def test_a_broadcast_keeps_its_rate_and_nothing_is_sent_around_it(
+    virtual: asyncio.Runner, bench: Bench, layout: Layout, tmp_path: Path, rate: float, broadcast: bool
+) -> None:
+    """At 70 B/s segment 0 takes longer than a device waits for segment 1; at 16 it pulls before the next chunk."""
+
+    async def main() -> None:
+        down, loop = Down(LossyBroker(), bench, tmp_path, rate), asyncio.get_running_loop()
+        await down.start()
+        devices = {name: await down.device(name) for name in ("ada", "bob")}
+        model, ended = put_model(bench, layout, 3.0), dict[str, float]()
+
+        def note(name: str, _why: str) -> None:
+            ended[name] = loop.time()
+
+        down.share(model, broadcast=broadcast)
+        for name, gathering in devices.items():
+            gathering.want("head", down.sharing.segments(model), partial(note, name))
+        start = loop.time()
+        while len(ended) < 2:
+            await asyncio.sleep(0.1)
+            header = 28 * 7
+            sent = max(0, down.traffic.sent["carousel"] - header)
+            assert sent <= CHUNK + rate * (loop.time() - start)
+            assert loop.time() - start < 200
+        assert min(ended.values()) - start >= (400 - CHUNK) / rate
+        assert down.traffic.sent["carousel"] == 400 + 28 * 7
+        if rate == 70.0 and broadcast:
+            assert down.traffic.sent["pull"] == 0
+        assert down.traffic.sent["chunk"] == 0
+        await down.stop()
+
+    with mock.patch("mhfl_mq.run.sharing.INLINE_LIMIT", 0):
+        virtual.run(main())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_device_that_knows_its_slow_line_does_not_pull_what_is_on_its_way(
+    virtual: asyncio.Runner, bench: Bench, layout: Layout, tmp_path: Path, known: bool
+) -> None:
+    async def main() -> None:
+        line = SlowLine({})
+        down = Down(LossyBroker(line), bench, tmp_path)
+        await down.start()
+        gathering, ended = await down.device("ada"), list[str]()
+        gathering.link_bytes_s = 30.0 if known else 0.0
+        model = put_model(bench, layout, 3.0)
+        down.share(model, broadcast=False)
+        await asyncio.sleep(0.1)  # the manifests are there
+        line.rates["ada"] = 30.0  # 3 s a chunk
+        down.sharing.share(model, None, broadcast=True)
+        gathering.want("head", down.sharing.segments(model), ended.append)
+        await asyncio.sleep(600)
+        assert ended == [""]
+        assert (down.traffic.sent["chunk"] == 0) is known
+        await down.stop()
+
+    with mock.patch("mhfl_mq.run.sharing.INLINE_LIMIT", 0):
         virtual.run(main())
 
 
