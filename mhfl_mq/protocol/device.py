@@ -367,10 +367,16 @@ class DeviceMachine:
         return self._link.is_news and self._work.state is WorkState.IDLE
 
     def _link_news(self) -> list[DeviceEffect]:
-        """Our tier was assigned from another link speed: a hello that asks for a survey, once there is time for it."""
+        """Our tier was assigned from another link speed: say what we can carry again, once we are in no round.
+
+        Said at once: on a slow link, a survey waits behind the next broadcast, and the answer would spoil a round.
+        """
         if self.standing is not Standing.READY or self._gone or not self._wants_survey:
             return []
-        return self._greet(HERD_S * self._luck.random())
+        if self.capability is None:  # measured in an earlier life: we must be surveyed
+            return self._greet(HERD_S * self._luck.random())
+        self._step(StandingStep.SURVEY)
+        return self._measure()
 
     # ---- timers ----
 

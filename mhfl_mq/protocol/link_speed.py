@@ -1,8 +1,8 @@
 """What a device knows of its link's speed, and whether the aggregator knows it too.
 
-A figure is saved when it differs by a quarter from the one before, and told in a capability: a device whose figure is
-not the one that its tier was assigned from says its next hello without a layout, so that it is surveyed again. It
-says that hello by itself as soon as it is in no round.
+A figure is saved when it differs by a quarter from the one before, and told in a capability. A device whose figure is
+not the one that its tier was assigned from says its capability again by itself, as soon as it is in no round; one that
+was not measured in this life says a hello without a layout instead, and is surveyed.
 """
 
 from typing import Final

@@ -141,6 +141,7 @@ class Hello:
 class Capability:
     """The device's answer to a `Survey`: the layout that it derived itself, and what each tier costs here.
 
+    Said again unasked when its link turned out to be of another speed.
     A tier that does not run on this device at all is left out. `link_bytes_s` is 0 when not yet measured.
     """
 

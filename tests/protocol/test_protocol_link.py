@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mhfl_mq.protocol.device import DeviceMachine
-from mhfl_mq.protocol.effects import DeviceEffect, Probe, SavedDevice, SaveState, Say, SetTimer
+from mhfl_mq.protocol.effects import DeviceEffect, SavedDevice, SaveState, Say, SetTimer
 from mhfl_mq.protocol.events import (
     Connected,
     DeviceEvent,
@@ -91,12 +91,17 @@ def test_the_survey_is_answered_with_the_figure_and_the_answer_settles_it() -> N
     assert hellos(after(machine, Disconnected(), Connected(2, 100_000))) == [LAYOUT]
 
 
-def test_a_life_that_was_measured_before_answers_without_a_new_probe() -> None:
+def test_a_life_that_was_measured_says_its_capability_again_without_being_asked() -> None:
     machine = ready()
     after(machine, SURVEY, Probed(ABLE), Assign(4, 1, "fits"))
-    effects = after(machine, LinkMeasured(5000.0), TimerFired(Timer.HELLO), SURVEY)
-    assert not any(isinstance(one, Probe) for one in effects)
+    effects = after(machine, LinkMeasured(5000.0))
     assert told(effects) == [5000.0]
+    assert hellos(effects) == []
+    assert standing(machine) is Standing.REPORTING
+    assert told(after(machine, TimerFired(Timer.CAPABILITY))) == [5000.0]
+    after(machine, Assign(4, 0, "large.transfer: 90 s is over 30 s"))
+    assert (machine.saved.tier, machine.saved.link_told) == (0, 5000.0)
+    assert standing(machine) is Standing.READY
 
 
 def test_a_figure_that_is_about_the_one_before_changes_nothing() -> None:
