@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from mhfl_mq.policy.documents import AlgorithmOptions, Limits, Participation
 from mhfl_mq.policy.findings import Code, did_you_mean
 from mhfl_mq.policy.quantities import parse_bytes, parse_duration, show_binary, show_duration
+from mhfl_mq.wire.blobs import PROFILES
 from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_CHUNKS
 
 __all__ = ["Fault", "Known", "cross_check"]
@@ -159,10 +160,10 @@ def _quorum(data: object) -> Iterator[Fault]:
 
 def _chunks(data: object) -> Iterator[Fault]:
     at = ("spec", "limits")
-    limits = {
-        name: _quantity(_default(Limits, name, _dig(data, *at, name)), parse_bytes)
-        for name in ("update_bytes", "chunk_bytes")
-    }
+    written = {name: _default(Limits, name, _dig(data, *at, name)) for name in ("update_bytes", "chunk_bytes")}
+    profile = PROFILES.get(str(written["chunk_bytes"]))
+    limits = {name: _quantity(value, parse_bytes) for name, value in written.items()}
+    limits["chunk_bytes"] = limits["chunk_bytes"] if profile is None else float(profile)
     yield from _broadcast(data, limits["chunk_bytes"])
     update, chunk = limits["update_bytes"], limits["chunk_bytes"]
     if update is None or chunk is None or min(update, chunk) < 1:

@@ -12,7 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic_core import PydanticCustomError
 
 from mhfl_mq.policy import compiled
+from mhfl_mq.policy.findings import did_you_mean
 from mhfl_mq.policy.quantities import MAX_BYTES, parse_bytes, parse_duration
+from mhfl_mq.wire.blobs import DEFAULT_CHUNK, PROFILES
 from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_INT, MAX_NUMBERS, MAX_TIERS, MIN_CHUNK
 
 __all__ = ["KINDS", "FederationPolicy"]
@@ -42,6 +44,16 @@ def _duration(value: object) -> object:
         hint = f"write {value:g}s, {value:g}m or {value:g}h"
         raise PydanticCustomError("quantity", "a duration needs a unit", {"hint": hint})
     return _quantity(parse_duration)(value)
+
+
+def _chunk(value: object) -> object:
+    """A size, or the name of a kind of broker."""
+    if isinstance(value, str) and value.replace("-", "").isalpha():
+        if value not in PROFILES:
+            hint = f"{did_you_mean(value, PROFILES)}; or write a size such as 256KiB"
+            raise PydanticCustomError("quantity", "there is no kind of chunk '{name}'", {"name": value, "hint": hint})
+        return PROFILES[value]
+    return _quantity(parse_bytes)(value)
 
 
 def _all_or_number(value: object) -> object:
@@ -191,8 +203,10 @@ class Limits(Part):
     """What the aggregator takes at most."""
 
     update_bytes: Bytes = Field(256 * 2**20, description="size of one update")
-    chunk_bytes: Annotated[Bytes, Field(ge=MIN_CHUNK, le=MAX_CHUNK)] = Field(
-        256 * 2**10, description="size of a chunk; clamped to the broker's largest packet"
+    chunk_bytes: Annotated[int, BeforeValidator(_chunk), Field(ge=MIN_CHUNK, le=MAX_CHUNK)] = Field(
+        DEFAULT_CHUNK,
+        description="size of a chunk, or default, small-packets (for brokers that take 128 KB) or websockets; "
+        "clamped to the largest packet that the broker announces",
     )
     concurrent_uploads: Annotated[int, Field(ge=1, le=MAX_UPLOADS)] = Field(4, description="uploads at once")
     devices: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = Field(1000, description="devices of the federation")

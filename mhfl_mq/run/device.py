@@ -53,7 +53,7 @@ from mhfl_mq.store.device import DeviceStore
 from mhfl_mq.store.served import Served
 from mhfl_mq.transport.base import Inbound, Session, Transport, Will
 from mhfl_mq.wire.blobs import DEFAULT_CHUNK, clamp_chunk, parse_chunk
-from mhfl_mq.wire.bounds import INLINE_LIMIT
+from mhfl_mq.wire.bounds import INLINE_LIMIT, MAX_CHUNKS
 from mhfl_mq.wire.codec import decode, encode
 from mhfl_mq.wire.messages import Manifest, ManifestNote, Offer, Presence, Pull, Survey
 from mhfl_mq.wire.topics import Topics, What
@@ -94,6 +94,7 @@ class DeviceHost:
         self._trainer = trainer
         self._agent = agent
         self._wanted_chunk = chunk
+        self._seen_chunk = chunk  # of the newest segment: the operator's word on this broker's packets
         self._keepalive_s = keepalive_s
         self._mailer = Mailer(transport, self.traffic, log.warning)
         self._gathering = Gathering(store.blobs, self._pull, luck)
@@ -177,6 +178,7 @@ class DeviceHost:
         message = decode(inbound.payload)
         match message:
             case ManifestNote():
+                self._seen_chunk = message.manifest.chunk
                 self._gathering.note(message)
                 self._acknowledge(inbound)
             case Pull():
@@ -279,13 +281,18 @@ class DeviceHost:
             if survey is None:
                 raise LocalMisuse("an offer was taken without a survey", where=f"round {offer.round}")
             result = await self._trainer.train(survey, offer, segments)
-            chunk = clamp_chunk(self._transport.limits.max_packet, self._wanted_chunk)
-            manifest = self._blobs.adopt(result.update, chunk)
+            manifest = self._blobs.adopt(result.update, self._chunk_for(result.update.stat().st_size))
         except MhflError as error:
             self._driver.post(TrainFailed(offer.round, str(error)))
             return
         self._serve(manifest)
         self._driver.post(Trained(offer.round, manifest, result.weight, dict(result.metrics), self._inline(manifest)))
+
+    def _chunk_for(self, size: int) -> int:
+        """The chunk of an update: no larger than a segment's, while the update has no more chunks than a blob may."""
+        limit = self._transport.limits.max_packet
+        small = clamp_chunk(limit, min(self._wanted_chunk, self._seen_chunk))
+        return small if size <= small * MAX_CHUNKS else clamp_chunk(limit, self._wanted_chunk)
 
     def _segment(self, blob_id: str) -> Path:
         path = self._blobs.path(blob_id)

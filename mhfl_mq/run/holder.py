@@ -1,10 +1,11 @@
 """Serves blobs: answers pulls chunk by chunk, and broadcasts segments once, paced by the broker's acknowledgements."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 
-from mhfl_mq.errors import MhflError
+from mhfl_mq.errors import MhflError, PacketTooLarge
 from mhfl_mq.protocol.transfer import Carousel, Pulled, Sender
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.transport.base import Transport
@@ -12,6 +13,8 @@ from mhfl_mq.wire.blobs import chunk_payload
 from mhfl_mq.wire.messages import Manifest, Pull
 
 __all__ = ["Holder"]
+
+log = logging.getLogger(__name__)
 
 Read = Callable[[int], bytes | memoryview]
 
@@ -31,6 +34,7 @@ class Holder:
         self._transport = transport
         self._traffic = traffic
         self._topic_of = topic_of
+        self._warned = False
         self._sender = Sender()
         self._carousel = Carousel(rate=broadcast_bytes_s)
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +109,10 @@ class Holder:
                 payload = chunk_payload(blob_id, index, read(index))
                 self._traffic.out(what, len(payload))
                 await self._transport.publish(topic, payload, qos=1)
+        except PacketTooLarge as error:
+            if not self._warned:  # every chunk is as large, until a person changes something
+                log.warning("a chunk was not sent: %s", error)
+            self._warned = True
         except MhflError:
             pass  # the receiver asks again; a broker that takes no chunk at all shows in its connection
         finally:

@@ -418,7 +418,8 @@ class SteadyTransport(LinkEvents):
                     f"{largest.sent} connections broke while a packet of {size} bytes for "
                     f"{largest.message.topic} was sent: the broker seems not to take it",
                     where=self._address,
-                    remedy="say the broker's limit in its URL (?max_packet=BYTES), or raise it at the broker",
+                    remedy="write `chunk_bytes: small-packets` in the policy, say the broker's limit in its URL "
+                    "(?max_packet=BYTES), or raise it at the broker",
                 )
             )
 

@@ -55,7 +55,10 @@ Buffer = bytes | bytearray | memoryview
 DEFAULT_CHUNK: Final = 256 * 1024
 """Bytes. Fits the default of every self-hosted broker; 8 in flight fill 100 Mbit/s at 50 ms (measured)."""
 PROFILES: Final = MappingProxyType({"default": DEFAULT_CHUNK, "small-packets": 96 * 1024, "websockets": 32 * 1024})
-"""Chunk sizes by kind of broker: `small-packets` for 128 KB caps (AWS), `websockets` for slow frame masking."""
+"""Chunk sizes by kind of broker, for `limits.chunk_bytes` of a policy.
+
+`small-packets` for 128 KB caps (AWS), `websockets` for brokers and proxies that are slow with large frames.
+"""
 DIGEST_BYTES: Final = 16
 """Bytes of a chunk's SHA-256 that a manifest keeps: 128 bits are enough against a second preimage."""
 PACKET_ROOM: Final = 1024

@@ -35,6 +35,7 @@ spec:
     devices: 20
     max_weight: 5000
     largest_value: 10
+    broadcast_bytes_s: 1MB
 """
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mhfl_mq.errors import PolicyError
 from mhfl_mq.policy.compiled import Algorithm, Budget, Gate, Limits, Participation, Quorum, Schedule, StageUse, Tier
 from mhfl_mq.policy.load import MAX_BYTES, Known, check_policy, check_text, load_policy
+from mhfl_mq.wire.blobs import PROFILES
 
 Place = tuple[str, int, int]
 
@@ -76,7 +77,7 @@ def test_a_whole_policy_is_compiled_into_seconds_and_bytes(whole: str, known: Kn
     assert policy.schedule == Schedule(5400.0, 50)
     assert policy.gate == Gate(0.02)
     assert policy.stages == (StageUse("dp", {"epsilon": 6.0, "mode": "local"}),)
-    assert policy.limits == Limits(2_000_000, 65536, 2, 20, 5000.0, 10.0)
+    assert policy.limits == Limits(2_000_000, 65536, 2, 20, 5000.0, 10.0, 1_000_000)
 
 
 def test_what_is_left_out_has_the_defaults_of_the_compiled_policy(whole: str) -> None:
@@ -202,11 +203,36 @@ FAULTS = [
     ("chunk_bytes: 64KiB", "chunk_bytes: 3MB", "POL023", 22, 18, ""),
     ("chunk_bytes: 64KiB", "chunk_bytes: 64B", "POL023", 22, 18, "write chunk_bytes of at least 1KiB"),
     ("chunk_bytes: 64KiB", "chunk_bytes: 5MiB", "POL013", 22, 18, ""),
-    ("chunk_bytes: 64KiB", "broadcast_bytes_s: 100kB", "POL023", 22, 24, "write chunk_bytes of at most 32768 bytes"),
+    ("chunk_bytes: 64KiB", "chunk_bytes: small-packet", "POL014", 22, 18, "did you mean 'small-packets'?"),
+    (
+        "chunk_bytes: 64KiB",
+        "chunk_bytes: tiny",
+        "POL014",
+        22,
+        18,
+        "known here: default, small-packets, websockets; or write",
+    ),
+    (
+        "broadcast_bytes_s: 1MB",
+        "broadcast_bytes_s: 100kB",
+        "POL023",
+        27,
+        24,
+        "write chunk_bytes of at most 32768 bytes",
+    ),
     ("update_bytes: 2MB", "update_bytes: 4GiB", "POL023", 22, 18, "write chunk_bytes of at least 820KiB"),
     ("update_bytes: 2MB", "update_bytes: 900GiB", "POL023", 22, 18, "make update_bytes smaller"),
     ("devices: 20", "devices: 2", "POL022", 14, 19, "write at most 2, or raise limits.devices"),
 ]
+
+
+@pytest.mark.parametrize(("name", "size"), PROFILES.items())
+def test_a_chunk_can_be_chosen_by_the_kind_of_broker(whole: str, name: str, size: int) -> None:
+    named = check_text(whole.replace("chunk_bytes: 64KiB", f"chunk_bytes: {name}"), "p.yaml", None).policy
+    assert named is not None
+    assert named.limits.chunk_bytes == size
+    small = whole.replace("chunk_bytes: 64KiB", f"chunk_bytes: {name}").replace("2MB", "16KiB")
+    assert "POL023" in {one.code for one in check_text(small, "p.yaml", None).findings}
 
 
 @pytest.mark.parametrize(("old", "new", "code", "line", "column", "hint"), FAULTS)

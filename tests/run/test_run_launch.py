@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -24,7 +25,7 @@ from mhfl_mq.testing.lossy import LossyBroker
 from mhfl_mq.testing.sim_time import SimClock
 from mhfl_mq.transport.memory import MemoryTransport
 from mhfl_mq.wire.codec import decode
-from mhfl_mq.wire.messages import Head, Presence
+from mhfl_mq.wire.messages import Head, Presence, UpdateReady
 from mhfl_mq.wire.topics import Topics
 
 LENGTHS = (40, 100)
@@ -198,6 +199,39 @@ def test_what_updates_count_follows_the_policys_weighting(
         assert weights == [weight] * 4
 
     virtual.run(main())
+
+
+@pytest.mark.parametrize(("chunk", "most", "found"), [(64, 5120, 64), (64, 2, 256 * 1024), (2**20, 5120, 256 * 1024)])
+def test_an_update_is_cut_as_the_policy_cuts_segments_unless_that_is_too_small_or_too_large(
+    virtual: asyncio.Runner, tmp_path: Path, chunk: int, most: int, found: int
+) -> None:
+    async def main() -> None:
+        policy = light_policy(LENGTHS, quorum=2, interval_s=1.0)
+        federation = Federation(
+            tmp_path, replace(policy, limits=replace(policy.limits, chunk_bytes=chunk)), max_rounds=1
+        )
+        listener = await federation.broker.client("listener")
+        await listener.subscribe([(TOPICS.event(name), 1) for name in ("ada", "bob")])
+        federation.start()
+        cut = set[int]()
+
+        async def listen() -> None:
+            async for inbound in listener.inbox():
+                message = decode(inbound.payload)
+                if isinstance(message, UpdateReady):
+                    cut.add(message.manifest.chunk)
+                listener.ack(inbound.token)
+
+        listening = asyncio.create_task(listen())
+        await federation.tasks["aggregator"]
+        del federation.hosts["aggregator"]
+        await federation.stop()
+        await listener.close()
+        await listening
+        assert cut == {found}
+
+    with mock.patch("mhfl_mq.run.device.MAX_CHUNKS", most):
+        virtual.run(main())
 
 
 def test_a_broker_that_lost_everything_has_it_again_at_once(virtual: asyncio.Runner, tmp_path: Path) -> None:

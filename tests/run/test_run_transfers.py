@@ -27,6 +27,7 @@ from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.models import Models
 from mhfl_mq.testing.lossy import Lossy, LossyBroker, SlowLine
 from mhfl_mq.transport.base import Transport
+from mhfl_mq.transport.memory import Fate, Hop
 from mhfl_mq.wire.blobs import Chunk, build_manifest, parse_chunk
 from mhfl_mq.wire.codec import decode
 from mhfl_mq.wire.messages import Manifest, ManifestNote, Pull
@@ -340,6 +341,32 @@ def test_a_device_that_knows_its_slow_line_does_not_pull_what_is_on_its_way(
 
     with mock.patch("mhfl_mq.run.sharing.INLINE_LIMIT", 0):
         virtual.run(main())
+
+
+def test_a_broker_that_takes_no_chunk_is_told_once_with_the_remedy(
+    virtual: asyncio.Runner, bench: Bench, layout: Layout, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Small(SlowLine):
+        """A broker that breaks the connection over what is larger than it takes, as those of MQTT 3.1.1 do."""
+
+        def fate(self, hop: Hop) -> Fate:
+            return Fate(cut=True) if hop.up and len(hop.payload) > 100_000 else super().fate(hop)
+
+    async def main() -> None:
+        broker = LossyBroker(Small({}))
+        transport = await broker.client("aggregator")
+        data = bytes(8 * 256 * 1024)
+        holder, manifest = Holder(transport, Traffic(), TOPICS.repair), build_manifest(data)
+        holder.hold(manifest, lambda index: data[: manifest.chunk])
+        holder.pull("ada", Pull(manifest.blob_id, ((0, 8),)))
+        await asyncio.sleep(3600)
+        assert holder.running == 0
+        await transport.close()
+
+    virtual.run(main())
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "mhfl_mq.run.holder"]
+    assert told.startswith("a chunk was not sent: ")
+    assert "`chunk_bytes: small-packets`" in told
 
 
 def test_a_device_that_knows_no_manifest_asks_for_it_until_it_comes(

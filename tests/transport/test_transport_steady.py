@@ -313,6 +313,17 @@ def test_a_packet_that_breaks_every_connection_is_given_up() -> None:
     run_virtual(run())
 
 
+def test_a_packet_that_is_given_up_names_the_setting_for_smaller_chunks() -> None:
+    async def run() -> None:
+        transport = await joined(MemoryBroker(protocol=4, faults=FirstPublishIsCut()), "a")
+        with pytest.raises(PacketTooLarge, match=r"`chunk_bytes: small-packets` in the policy") as found:
+            await transport.publish("t", bytes(256 * 1024))
+        assert "?max_packet=BYTES" in found.value.remedy
+        await transport.close()
+
+    run_virtual(run())
+
+
 def test_a_small_packet_is_never_suspected_however_often_the_connection_breaks() -> None:
     async def run() -> None:
         broker = MemoryBroker(faults=FirstPublishIsCut())
