@@ -7,6 +7,7 @@ from functools import partial
 
 from mhfl_mq.errors import MhflError, PacketTooLarge
 from mhfl_mq.protocol.transfer import Carousel, Pulled, Sender
+from mhfl_mq.run.mailer import ASKED_AGAIN_S
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.transport.base import Transport
 from mhfl_mq.wire.blobs import chunk_payload
@@ -108,7 +109,9 @@ class Holder:
             if read is not None:  # else it was dropped in the meantime
                 payload = chunk_payload(blob_id, index, read(index))
                 self._traffic.out(what, len(payload))
-                await self._transport.publish(topic, payload, qos=1)
+                # Nobody queues the broadcast (it is subscribed to at QoS 0), and a slow line may carry it for long.
+                expiry_s = None if what == "carousel" else ASKED_AGAIN_S
+                await self._transport.publish(topic, payload, qos=1, expiry_s=expiry_s)
         except PacketTooLarge as error:
             if not self._warned:  # every chunk is as large, until a person changes something
                 log.warning("a chunk was not sent: %s", error)

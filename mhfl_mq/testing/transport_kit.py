@@ -101,6 +101,19 @@ async def carries_both_qualities(lab: Lab) -> None:
         assert not second.retained
 
 
+async def carries_what_may_expire(lab: Lab) -> None:
+    """An expiry changes nothing for who is there, and for who comes in time."""
+    async with _joined(lab, "kit-expiry-b", clean=True) as receiver:
+        await receiver.subscribe([("kit/expiry/#", 1)])
+        async with _joined(lab, "kit-expiry-a", clean=True) as sender:
+            await sender.publish("kit/expiry/now", b"now", expiry_s=60)
+            assert await _take_payloads(receiver, 1) == [b"now"]
+            await receiver.close()
+            await sender.publish("kit/expiry/later", b"later", expiry_s=60)
+    async with _joined(lab, "kit-expiry-b") as receiver:
+        assert await _take_payloads(receiver, 1) == [b"later"]
+
+
 async def keeps_the_order_of_publishes(lab: Lab) -> None:
     """Many publishes at once are sent within the window and arrive in the order of the calls."""
     async with _joined(lab, "kit-order-a") as sender, _joined(lab, "kit-order-b") as receiver:
@@ -412,6 +425,7 @@ async def survives_a_killed_broker(lab: Lab) -> None:
 
 CHECKS: tuple[Check, ...] = (
     carries_both_qualities,
+    carries_what_may_expire,
     keeps_the_order_of_publishes,
     carries_large_payloads_whole,
     matches_wildcards,

@@ -19,7 +19,7 @@ from mhfl_mq.run.collecting import Collecting
 from mhfl_mq.run.fetcher import Fetcher
 from mhfl_mq.run.gathering import Gathering
 from mhfl_mq.run.holder import Holder
-from mhfl_mq.run.mailer import Mailer
+from mhfl_mq.run.mailer import ASKED_AGAIN_S, Mailer
 from mhfl_mq.run.sharing import Sharing
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.segments import Layout
@@ -341,6 +341,27 @@ def test_a_device_that_knows_its_slow_line_does_not_pull_what_is_on_its_way(
 
     with mock.patch("mhfl_mq.run.sharing.INLINE_LIMIT", 0):
         virtual.run(main())
+
+
+def test_chunks_for_a_device_that_is_away_are_forgotten_by_the_broker(virtual: asyncio.Runner) -> None:
+    async def main() -> None:
+        broker, data = LossyBroker(), update(100)
+        transport, away = await broker.client("aggregator"), await broker.client("ada")
+        await away.subscribe([(TOPICS.repair("ada"), 1)])
+        await away.close()
+        holder, manifest = Holder(transport, Traffic(), TOPICS.repair), build_manifest(data, CHUNK)
+        holder.hold(manifest, lambda index: chunk_of(manifest, data, index).data)
+        holder.pull("ada", Pull(manifest.blob_id, ((0, 7),)))
+        await asyncio.sleep(10)
+        assert broker.waiting["ada"] == 7
+        await asyncio.sleep(ASKED_AGAIN_S)
+        back = await broker.client("ada")
+        await asyncio.sleep(10)
+        assert broker.waiting["ada"] == 0
+        await transport.close()
+        await back.close()
+
+    virtual.run(main())
 
 
 def test_a_broker_that_takes_no_chunk_is_told_once_with_the_remedy(

@@ -238,3 +238,22 @@ def test_one_seed_gives_one_run_under_any_hash_seed() -> None:
     }
     assert len(digests) == 1
     assert len(digests.pop().strip()) == 64
+
+
+@pytest.mark.parametrize(
+    ("protocol", "found"), [(5, [b"lasting", b"for ever"]), (4, [b"short", b"lasting", b"for ever"])]
+)
+def test_what_expires_is_forgotten_for_who_is_away_where_mqtt_5_is_spoken(protocol: int, found: list[bytes]) -> None:
+    async def run() -> None:
+        broker = MemoryBroker(protocol=protocol)
+        sender, absent = await joined(broker, "a"), await joined(broker, "b", expiry_s=3600)
+        await absent.subscribe([("t", 1)])
+        await absent.close()
+        for payload, expiry_s in ((b"short", 10), (b"lasting", 100), (b"for ever", None)):
+            await sender.publish("t", payload, expiry_s=expiry_s)
+        await asyncio.sleep(50)
+        back = await joined(broker, "b", expiry_s=3600)
+        box = back.inbox()
+        assert [bytes((await anext(box)).payload) for _ in found] == found
+
+    run_virtual(run())

@@ -6,6 +6,7 @@ over insertion-ordered dicts: the same inputs give the same run under any hash s
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class _Kept:
     expiry_s: int = 0
     receive_max: int = _RECEIVE_MAX
     filters: dict[str, int] = field(default_factory=dict)
-    queue: deque[tuple[Message, bool]] = field(default_factory=deque)
+    queue: deque[tuple[Message, bool, float]] = field(default_factory=deque)  # message, retained, until when
     flying: dict[int, tuple[Message, bool]] = field(default_factory=dict)
     last_id: int = 0
     expiry: asyncio.TimerHandle | None = None
@@ -221,12 +222,20 @@ class MemoryBroker:
         if len(kept.queue) >= self.max_queued:
             self.dropped += 1
             return
-        kept.queue.append((copy, retained))
+        kept.queue.append((copy, retained, self._until(message)))
         self._feed(kept)
+
+    def _until(self, message: Message) -> float:
+        """When a message that waits is forgotten (MQTT 5)."""
+        if self.protocol != 5 or message.expiry_s is None:
+            return math.inf
+        return asyncio.get_running_loop().time() + message.expiry_s
 
     def _feed(self, kept: _Kept) -> None:
         while kept.client is not None and kept.queue and len(kept.flying) < kept.receive_max:
-            message, retained = kept.queue.popleft()
+            message, retained, until = kept.queue.popleft()
+            if until <= asyncio.get_running_loop().time():
+                continue
             kept.last_id = kept.last_id % _LAST_ID + 1
             while kept.last_id in kept.flying:
                 kept.last_id = kept.last_id % _LAST_ID + 1

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from mhfl_mq.errors import BrokerRefused, BrokerUnreachable, TransportError
 from mhfl_mq.transport.base import Limits, Session
@@ -135,7 +136,7 @@ class MemoryLink:
             return
         allowed = self._broker.access(self._client_id, "publish", message.topic)
         if fate.payload is not None:
-            message = Message(message.topic, fate.payload, message.qos, message.retain)
+            message = replace(message, payload=fate.payload)
         for _ in range((max(1, fate.copies) if message.qos else 1) if allowed else 0):
             self._broker.take(message)
         if message.qos and self._entered:
