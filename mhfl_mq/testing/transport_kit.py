@@ -211,7 +211,7 @@ async def retains_and_clears(lab: Lab) -> None:
 
 async def sends_the_will_of_the_killed(lab: Lab) -> None:
     """A client that dies leaves its will, retained."""
-    async with _joined(lab, "kit-will-a") as watcher:
+    async with _joined(lab, "kit-will-a", clean=True) as watcher:
         await watcher.subscribe([("kit/will/x", 1)])
         victim = lab.transport()
         await victim.connect(Session("kit-will-b", will=Will("kit/will/x", b"gone")))

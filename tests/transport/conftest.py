@@ -18,7 +18,7 @@ from mhfl_mq.shipped import shipped
 from mhfl_mq.testing.brokers import BrokerKind, RealLab, found_brokers, started
 from mhfl_mq.transport.broker_programs import BrokerProgram, found_programs
 
-RunBroker = Callable[[list[str], Path, int], None]
+RunBroker = Callable[[list[str], Path, int], subprocess.Popen[bytes]]
 
 
 @pytest.fixture(scope="module", params=found_brokers(), ids=str)
@@ -53,14 +53,14 @@ def run_broker() -> Iterator[RunBroker]:
     """Starts a broker by its command line, waits until it listens, and ends it after the test."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def run(arguments: list[str], folder: Path, port: int) -> None:
+    def run(arguments: list[str], folder: Path, port: int) -> subprocess.Popen[bytes]:
         with open(folder / "broker.log", "ab") as log:
             processes.append(subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log))
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             assert processes[-1].poll() is None, (folder / "broker.log").read_text()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return
+                return processes[-1]
             time.sleep(0.02)
         raise AssertionError((folder / "broker.log").read_text())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from mhfl_mq.transport.mqtt import MqttTransport
 
 pytestmark = pytest.mark.broker
 
-RunBroker = Callable[[list[str], Path, int], None]
+RunBroker = Callable[[list[str], Path, int], subprocess.Popen[bytes]]
 Config = Callable[[str], Path]
 WAIT_S = 10.0
 
