@@ -2,14 +2,18 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib.resources import as_file
 from pathlib import Path
 
 import pytest
 
 from mhfl_mq.errors import BrokerRefused, BrokerUnreachable, TransportError
+from mhfl_mq.shipped import shipped
 from mhfl_mq.testing.brokers import RealLab
 from mhfl_mq.transport.address import BrokerAddress
 from mhfl_mq.transport.base import Session
@@ -18,7 +22,7 @@ from mhfl_mq.transport.mqtt import MqttTransport
 
 pytestmark = pytest.mark.broker
 
-RunBroker = Callable[[list[str], Path, int], None]
+RunBroker = Callable[[list[str], Path, int], subprocess.Popen[bytes]]
 both_clients = pytest.mark.parametrize("stock", [False, True], ids=["fast", "stock"])
 WAIT_S = 10.0
 
@@ -157,18 +161,29 @@ async def test_an_idle_sender_and_a_pausing_consumer_stay_connected_and_lose_not
     await receiver.close()
 
 
-@pytest.fixture
-def websocket_broker(tmp_path: Path, free_port: int, run_broker: RunBroker) -> BrokerAddress:
+@pytest.fixture(params=["ws", "wss"])
+def websocket_broker(
+    request: pytest.FixtureRequest, tmp_path: Path, free_port: int, run_broker: RunBroker
+) -> BrokerAddress:
     """nats-server with a websocket listener (mosquitto 2.0.11 would open its own to every address)."""
     program: BrokerProgram = next(found for found in found_programs() if found.name == "nats-server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         mqtt_port = int(probe.getsockname()[1])
     command = configure(program, tmp_path, "127.0.0.1", mqtt_port, {"aggregator": "secret", "device": "secret"})
+    security, authority = "no_tls: true", ""
+    if request.param == "wss":
+        certs = tmp_path / "certs"
+        with as_file(shipped("broker_config")) as source:
+            subprocess.run([sys.executable, source / "make_certs.py", certs, "--host", "127.0.0.1"], check=True)
+        security = f'tls {{ cert_file: "{certs}/server.pem", key_file: "{certs}/server.key" }}'
+        authority = f"&ca={certs}/ca.pem"
     with (tmp_path / "nats-server.conf").open("a") as config:
-        config.write(f'websocket {{ host: "127.0.0.1", port: {free_port}, no_tls: true }}\n')
+        config.write(f'websocket {{ host: "127.0.0.1", port: {free_port}, {security} }}\n')
     run_broker(command, tmp_path, free_port)
-    return BrokerAddress.parse(f"ws://aggregator:secret@127.0.0.1:{free_port}?max_packet=2000000")
+    return BrokerAddress.parse(
+        f"{request.param}://aggregator:secret@127.0.0.1:{free_port}?max_packet=2000000{authority}"
+    )
 
 
 @both_clients
@@ -189,6 +204,14 @@ async def test_websockets_carry_chunks_both_ways(websocket_broker: BrokerAddress
         transport.ack(message.token)
     await sending
     await transport.close()
+
+
+@pytest.mark.parametrize("websocket_broker", ["wss"], indirect=True)
+async def test_a_websocket_broker_without_a_certificate_that_we_trust_is_refused(
+    websocket_broker: BrokerAddress,
+) -> None:
+    with pytest.raises(BrokerRefused, match="does not verify"):
+        await MqttTransport(replace(websocket_broker, ca_file="")).connect(Session("ws"))
 
 
 async def test_an_error_is_a_transport_error_whatever_the_library_says(lab: RealLab) -> None:
