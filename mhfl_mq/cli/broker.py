@@ -37,14 +37,18 @@ def command(folder: Path, port: int | None, prefer: Literal["mosquitto", "nats"]
     hold passwords; they stand in the folder too, and stay the same there.
     """
     with EmbeddedBroker.start(folder, prefer=prefer, port=port) as broker, ExitStack() as stack:
-        _show(_facts(broker), as_json)
-        asyncio.run(_watch(broker, stack))
+        asyncio.run(_run(broker, stack, as_json))
 
 
-async def _watch(broker: EmbeddedBroker, stack: ExitStack) -> None:
-    """Return when we are asked to stop; raise when the broker has ended by itself."""
+async def _run(broker: EmbeddedBroker, stack: ExitStack, as_json: bool) -> None:
     stopped = asyncio.Event()
-    stop_in_good_order(stack, stopped.set)
+    stop_in_good_order(stack, stopped.set)  # first: who reads the address may stop us at once
+    _show(_facts(broker), as_json)
+    await _watch(broker, stopped)
+
+
+async def _watch(broker: EmbeddedBroker, stopped: asyncio.Event) -> None:
+    """Return when we are asked to stop; raise when the broker has ended by itself."""
     while not stopped.is_set():
         if not broker.alive:
             raise TransportError(f"{broker.name} has ended", where=str(broker.log_file), remedy="see that log")

@@ -240,6 +240,18 @@ def test_a_broker_that_ends_by_itself_ends_the_command_with_an_error(
 
 
 @pytest.mark.broker
+def test_a_signal_right_after_the_address_is_printed_stops_the_broker_in_good_order(
+    mhfl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mhfl_mq.cli import broker
+
+    monkeypatch.setattr(broker, "_show", lambda _facts, _as_json: signal.raise_signal(signal.SIGTERM))
+    done = mhfl("broker", "--folder", tmp_path / "b", "--prefer", "nats")
+    assert done.code == 0
+    assert "stopping" in done.err
+
+
+@pytest.mark.broker
 def test_a_broker_prints_lines_to_paste_into_a_shell(
     mhfl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
