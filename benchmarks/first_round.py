@@ -21,7 +21,11 @@ def measure() -> list[Row]:
         words = [sys.executable, "-m", "mhfl_mq", "demo", "--folder", str(Path(folder) / "run")]
         began = time.monotonic()
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
             assert process.stdout is not None

@@ -233,7 +233,7 @@ class AggregatorHost:
             case Persist(changes, entries):
                 self._store.apply(changes, entries)
                 if any(isinstance(change, RoundClosed) for change in changes):
-                    self._board.write()
+                    self._board.round_ended()
             case Tell(device, message):
                 self._tell(device, message)
             case Announce(message):

@@ -27,6 +27,8 @@ __all__ = ["BOARD", "StatusBoard", "describe", "read_board"]
 BOARD = "status.json"
 """Its file's name in the aggregator's state folder."""
 WRITE_EVERY_S = 1.0
+FRESH_S = 0.2
+"""Seconds for which a board is good enough."""
 FLOAT = 4  # bytes
 
 
@@ -60,6 +62,7 @@ class StatusBoard:
         self._connected: Callable[[], bool] = bool  # no
         self._opened_at = self._merging_at = clock.monotonic()
         self._started_at = clock.monotonic()
+        self._written_at = float("-inf")
 
     def watch(self, traffic: Traffic, connected: Callable[[], bool]) -> None:
         """Show this traffic, and whether there is a connection to the broker."""
@@ -101,8 +104,14 @@ class StatusBoard:
             "kills": self._kills,  # lives that wrote no last board: their last second is in no count of bytes
         }
 
+    def round_ended(self) -> None:
+        """Write it, unless that was done a moment ago: rounds may take milliseconds."""
+        if self._clock.monotonic() - self._written_at >= FRESH_S:
+            self.write()
+
     def write(self) -> None:
         """Replace the file; a disk without room costs the board, not the federation."""
+        self._written_at = self._clock.monotonic()
         draft = self._path.with_suffix(".tmp")
         try:
             draft.write_text(json.dumps(self.show(), ensure_ascii=False))

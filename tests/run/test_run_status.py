@@ -143,3 +143,15 @@ def test_the_systems_clock_grows_and_knows_utc() -> None:
 def test_luck_of_a_seed_is_the_same_luck() -> None:
     assert seeded_luck(7).random() == seeded_luck(7).random()
     assert seeded_luck().random() != seeded_luck().random()
+
+
+def test_a_round_that_ends_right_after_another_does_not_write_the_board_again(tmp_path: Path, clock: Hands) -> None:
+    board, traffic = board_of(tmp_path, clock)
+    board.round_ended()
+    traffic.out("carousel", 400)
+    clock.at += 0.1
+    board.round_ended()
+    assert read_board(tmp_path)["bytes"]["down"] == 0
+    clock.at += 0.2
+    board.round_ended()
+    assert read_board(tmp_path)["bytes"]["down"] == 400
