@@ -61,7 +61,6 @@ class StatusBoard:
         self._traffic = Traffic()
         self._connected: Callable[[], bool] = bool  # no
         self._opened_at = self._merging_at = clock.monotonic()
-        self._started_at = clock.monotonic()
         self._written_at = float("-inf")
 
     def watch(self, traffic: Traffic, connected: Callable[[], bool]) -> None:
