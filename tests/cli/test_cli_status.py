@@ -11,6 +11,7 @@ import pytest
 from mhfl_mq.protocol.records import DeviceSaved, Entry, RoundClosed, RoundOpened, UpdateCounted, VersionAdded
 from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.status import StatusBoard
+from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.state import Store
@@ -34,10 +35,11 @@ class Frozen(SystemClock):
         return self._at
 
 
-def board(folder: Path, at: datetime.datetime) -> StatusBoard:
+def board(folder: Path, at: datetime.datetime, *, connected: bool = True) -> StatusBoard:
     """An aggregator's board in the middle of a round, with one of its two devices here."""
     facts = {"state": "in round", "round": {"number": 2}, "present": ["ada"]}
     made = StatusBoard(folder, Frozen(at), LAYOUT.lengths, lambda: facts)
+    made.watch(Traffic(), lambda: connected)
     made.write()
     return made
 
@@ -63,6 +65,20 @@ def state(tmp_path: Path) -> Path:
         second = VersionAdded(1, 0, model, LAYOUT.digest, "round", 1, metrics, "")
         store.apply([second, RoundClosed(1, "committed", "", 1)])
     return folder
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_status_says_whether_the_aggregator_has_its_broker(mhfl: Any, state: Path, connected: bool) -> None:
+    board(state, now(), connected=connected)
+    assert json.loads(mhfl("status", "--state", state, "--json").out)["connected"] is connected
+    shown = mhfl("status", "--state", state).out
+    assert ("NO CONNECTION TO THE BROKER" in shown) is not connected
+
+
+def test_an_aggregator_that_does_not_run_has_no_broker(mhfl: Any, state: Path) -> None:
+    board(state, now() - datetime.timedelta(hours=1))
+    assert json.loads(mhfl("status", "--state", state, "--json").out)["connected"] is False
+    assert "BROKER" not in mhfl("status", "--state", state).out
 
 
 def test_a_running_aggregator_shows_its_round_and_who_is_here(mhfl: Any, state: Path) -> None:

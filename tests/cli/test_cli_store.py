@@ -289,21 +289,3 @@ def test_a_rollback_that_makes_no_sense_is_refused_before_anything_is_done(
     assert says in done.err
     assert (state / "ledger.jsonl").read_bytes() == before
     assert pending_requests(state) == []
-
-
-# ---- status ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("connected", [True, False])
-def test_the_status_says_whether_the_aggregator_has_its_broker(mhfl: Any, state: Path, connected: bool) -> None:
-    written = datetime.datetime.now(datetime.UTC).isoformat()
-    (state / "status.json").write_text(json.dumps({"at": written, "state": "resting", "connected": connected}))
-    assert json.loads(mhfl("status", "--state", state, "--json").out)["connected"] is connected
-    shown = mhfl("status", "--state", state).out
-    assert ("NO CONNECTION TO THE BROKER" in shown) is not connected
-
-
-def test_an_aggregator_that_does_not_run_has_no_broker(mhfl: Any, state: Path) -> None:
-    (state / "status.json").write_text(json.dumps({"at": now().isoformat(), "state": "resting", "connected": True}))
-    assert json.loads(mhfl("status", "--state", state, "--json").out)["connected"] is False
-    assert "not running;" in mhfl("status", "--state", state).out
