@@ -34,8 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments and (failed := run("pytest", *quick, SIMULATOR)):
         return failed
     run("coverage", "erase")
-    rest = arguments or (f"--ignore={SIMULATOR}",)
-    if failed := run("coverage", "run", "-m", "pytest", *quick, *rest):
+    which = arguments or [f"--ignore={SIMULATOR}"]
+    if failed := run("coverage", "run", "-m", "pytest", *quick, *which):
         return failed
     if run("coverage", "combine", "--quiet"):
         return 1
