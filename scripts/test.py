@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--long" in arguments:
         rest = [word for word in arguments if word != "--long"]
         return run("pytest", "-m", "slow", "-n", WORKERS, "--timeout", "3600", *rest)
-    quick = ("-m", "not slow", "-n", WORKERS)
+    quick = ("-m", "not slow", "-n", WORKERS, "--dist", "loadgroup")
     if not arguments and (failed := run("pytest", *quick, SIMULATOR)):
         return failed
     run("coverage", "erase")

@@ -21,8 +21,8 @@ from mhfl_mq.train.reports import Participant
 QUICK = {"steps": 20.0, "batch": 16.0, "rate": 0.1}
 
 
-# One child serves most tests (loading torch takes seconds), so they share an event loop.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# One child serves most tests (loading torch takes seconds), so they share an event loop and a process.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("training child")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
