@@ -147,3 +147,10 @@ def plant(processes: Processes) -> Iterator[Plant]:
     """The real command line over the broker that a newcomer gets, with arithmetic in the place of training."""
     with EmbeddedBroker.start(processes.folder / "broker") as broker:
         yield Plant(processes, broker, HERE / "light_mhfl.py", HERE / "light.yaml")
+
+
+@pytest.fixture(autouse=True)
+def unmeasured_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the processes of one file are measured: what is killed saves no coverage, and measuring doubles a start."""
+    if request.path.name != "test_cli_federation.py":
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

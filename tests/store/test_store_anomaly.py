@@ -23,6 +23,12 @@ MOST = 1000  # calls: far above what the story makes, so that a loop that never 
 RUNNER = Path(__file__).with_name("crash_runner.py")
 
 
+@pytest.fixture(autouse=True)
+def unmeasured_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed saves no coverage, and measuring doubles a start."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 def fail_each(folder: Path, expected: list[Snapshot], run: Callable[[Path, int], bool]) -> list[int]:
     """Run the story with failure 1, 2, 3, ... until none is reached; how many steps each failure left."""
     left: list[int] = []
