@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the tests and check the floors."""
     if "--long" in arguments:
         rest = [word for word in arguments if word != "--long"]
-        return run("pytest", "-m", "slow", "-n", WORKERS, "--timeout", "3600", *rest)
+        return run("pytest", "-m", "slow", "-n", WORKERS, "--timeout", "3600", "-o", "faulthandler_timeout=0", *rest)
     quick = ("-m", "not slow", "-n", WORKERS, "--dist", "loadgroup")
     if not arguments and (failed := run("pytest", *quick, SIMULATOR)):
         return failed

@@ -88,12 +88,13 @@ def mhfl(verbose: bool, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line and exit with its code; `arguments` are those of the process when left out."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with second_interrupt_forces():
+    with second_interrupt_forces() as interrupted:
         try:
             code = _run(list(words))  # click empties the list
             sys.stdout.flush()
         except BaseException as error:
-            code = exit_code_of(error, debug=_debug_wanted() or _asks_debug(words))
+            debug = _debug_wanted() or _asks_debug(words)
+            code = exit_code_of(error, debug=debug, interrupted=interrupted())
     sys.exit(code)
 
 

@@ -31,8 +31,11 @@ _EXTRAS: Final = {
 }
 
 
-def exit_code_of(error: BaseException, *, debug: bool = False) -> int:
-    """Tell a person on stderr what went wrong, and return the exit code."""
+def exit_code_of(error: BaseException, *, debug: bool = False, interrupted: bool = False) -> int:
+    """Tell a person on stderr what went wrong, and return the exit code.
+
+    `interrupted`: there was a Ctrl-C before, and what nobody expected came of it.
+    """
     match error:
         case click.exceptions.Exit():
             return error.exit_code
@@ -49,6 +52,9 @@ def exit_code_of(error: BaseException, *, debug: bool = False) -> int:
             return error.exit_code
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    if interrupted and not isinstance(error, MhflError):
+        click.echo("stopped", err=True)
+        return INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
         error = missing
     if isinstance(error, MhflError):

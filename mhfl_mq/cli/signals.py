@@ -72,14 +72,21 @@ def _soon(loop: "asyncio.AbstractEventLoop", stop: Callable[[], object]) -> None
 
 
 @contextmanager
-def second_interrupt_forces() -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM is a `KeyboardInterrupt`, the second one ends the process at once."""
+def second_interrupt_forces() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C or SIGTERM is a `KeyboardInterrupt`, the second one ends the process at once.
+
+    What it yields says whether there was a first one: a C library that is being imported may swallow the exception
+    and raise one of its own.
+    """
+    interrupted = False
 
     def first() -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     with _handling((signal.SIGINT, signal.SIGTERM), _twice(first)):
-        yield
+        yield lambda: interrupted
 
 
 def _twice(first: Callable[[], None]) -> Handler:

@@ -220,6 +220,12 @@ def test_ctrl_c_ends_with_130_and_after_cleaning_up() -> None:
     assert err.strip() == "stopped"
 
 
+def test_a_ctrl_c_that_a_library_turned_into_an_error_of_its_own_is_no_bug() -> None:
+    process = interrupted("raise ImportError('PyCapsule_Import could not import module')", 1)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "stopped")
+
+
 def test_a_second_ctrl_c_does_not_wait_for_the_clean_up() -> None:
     process = interrupted("print('ready', flush=True); threading.Event().wait(60)", 2)
     _, err = process.communicate(timeout=60)
