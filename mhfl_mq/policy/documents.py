@@ -199,6 +199,9 @@ class StageUse(Part):
     options: dict[Id, OptionValue] = Field(default_factory=dict, max_length=MAX_NUMBERS)
 
 
+MOST_WEIGHT = 1e12  # examples; far below what the exact sum can hold, far above what a device has
+
+
 class Limits(Part):
     """What the aggregator takes at most."""
 
@@ -210,7 +213,7 @@ class Limits(Part):
     )
     concurrent_uploads: Annotated[int, Field(ge=1, le=MAX_UPLOADS)] = Field(4, description="uploads at once")
     devices: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = Field(1000, description="devices of the federation")
-    max_weight: PositiveFloat = Field(1e6, description="what one update may count in the mean")
+    max_weight: PositiveFloat = Field(1e6, le=MOST_WEIGHT, description="what one update may count in the mean")
     largest_value: PositiveFloat = Field(1e3, description="absolute value of one coordinate of an update")
     broadcast_bytes_s: Bytes | None = Field(
         None, description="broadcast at most so many bytes a second; left out: as fast as the broker takes it"

@@ -68,7 +68,9 @@ class _Sum:
     def add(self, path: Path, tier: int, weight: float) -> None:
         """Fold an update that was judged when it came."""
         if weight > self.accumulator.bounds.weight:
-            bounds = replace(self.accumulator.bounds, weight=2.0 ** math.ceil(math.log2(weight)))
+            fraction, exponent = math.frexp(weight)  # exact, where a logarithm is rounded
+            bound = weight if fraction == 0.5 else math.ldexp(1.0, exponent)
+            bounds = replace(self.accumulator.bounds, weight=bound)
             self.accumulator = self.accumulator.emptied(bounds)
             for one in self.folded:
                 self.accumulator.fold(*one, checked=True)

@@ -1,6 +1,7 @@
 """The bench: a merge is what plain arithmetic gives, segments are cuts of one file, a release frees all."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
@@ -109,6 +110,18 @@ def test_a_merge_follows_from_what_was_counted_alone_and_loses_no_small_step(
     expected = np.empty(100, np.float32)
     ordered.finalize(np.zeros(100, np.float32), expected)
     assert np.array_equal(flat, expected)
+
+
+@pytest.mark.parametrize("weight", [math.nextafter(2.0**19, 0), 2.0**19, math.nextafter(2.0**19, math.inf), 3.0])
+def test_any_weight_can_be_folded_also_one_beside_a_power_of_two(
+    virtual: asyncio.Runner, table: Table, weight: float
+) -> None:
+    async def main() -> Vector:
+        table.bench.open_fold(1, table.model(np.zeros(100, np.float32)), 1)
+        await table.bench.fold(1, 1, table.update(np.ones(100, np.float32)), weight)
+        return table.models.open((await table.bench.merge(1)).model).read(0, 100)
+
+    assert virtual.run(main()).tolist() == [1.0] * 100
 
 
 def test_with_the_default_limits_a_step_of_a_millionth_keeps_five_digits(
