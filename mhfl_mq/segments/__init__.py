@@ -1,12 +1,14 @@
-"""The segment layout: nested tiers as prefixes of one flat float32 vector, and everything that adds them up."""
+"""The segment layout: tiers as segments of one flat float32 vector, and everything that adds them up."""
 
 from mhfl_mq.segments.axis import Axis
 from mhfl_mq.segments.blocks import Source, Span
 from mhfl_mq.segments.check import Fault, UpdateCheck, check_update, within
 from mhfl_mq.segments.contribution import Contribution, Domain, Numbers
 from mhfl_mq.segments.fold import Accumulator, Bounds
+from mhfl_mq.segments.holdings import Holdings
 from mhfl_mq.segments.layout import Box, Layout, Parameter, Tier
-from mhfl_mq.segments.pack import Arrays, Packer, Vector
+from mhfl_mq.segments.pack import Packer
+from mhfl_mq.segments.vectors import Arrays, Vector
 
 __all__ = [
     "Accumulator",
@@ -17,6 +19,7 @@ __all__ = [
     "Contribution",
     "Domain",
     "Fault",
+    "Holdings",
     "Layout",
     "Numbers",
     "Packer",

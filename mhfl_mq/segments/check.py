@@ -7,7 +7,7 @@ import numpy as np
 
 from mhfl_mq.errors import LocalMisuse
 from mhfl_mq.segments.blocks import Source, read_blocks, source_length
-from mhfl_mq.segments.pack import Vector
+from mhfl_mq.segments.vectors import Vector
 
 __all__ = ["Fault", "UpdateCheck", "check_update", "within"]
 
