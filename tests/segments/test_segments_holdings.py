@@ -307,7 +307,7 @@ def test_an_update_of_several_runs_that_turns_out_bad_is_taken_back_out_of_each(
 ) -> None:
     monkeypatch.setattr("mhfl_mq.segments.blocks.BLOCK", 2)
     ours = Accumulator(GAPPED, BOUNDS)
-    good = np.arange(9, dtype=np.float32) / 4
+    good = np.linspace(0, 2, 9, dtype=np.float32)
     ours.fold(good, 2, 3.0)
     before = ours.sums(0, 10).tolist()
     poison = np.ones(9, np.float32)
