@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mhfl_mq.errors import LocalMisuse, StoreError
-from mhfl_mq.families.base import Algorithm
-from mhfl_mq.run.ports import Evaluate
+from mhfl_mq.families import Algorithm
+from mhfl_mq.run.ports import Conclude, Evaluate
 from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, within
 from mhfl_mq.store.blobs import Blobs, manifest_of
 from mhfl_mq.store.models import Models
@@ -91,12 +91,14 @@ class Bench:
         scratch: Path,
         evaluate: Evaluate,
         largest_value: float,
+        conclude: Conclude | None = None,
     ) -> None:
         self._layout = layout
         self._models = models
         self._blobs = blobs
         self._scratch = scratch
         self._evaluate = evaluate
+        self._conclude = conclude
         self._value = largest_value
         self._algorithm = algorithm
         self._sums: dict[int, _Sum] = {}  # by round
@@ -161,7 +163,10 @@ class Bench:
         try:
             file = self._models.open(total.base)
             head = Span(file.path, file.start, file.length)  # read in blocks: a map would count as our memory
-            await self._aside(self._algorithm.finalize, total.accumulator, head, out)
+            await self._aside(self._algorithm.finalize, total.accumulator, self._layout, head, out)
+            if self._conclude is not None:
+                singly = () if self._algorithm.about.linear else total.folded
+                await self._conclude(head=head, merged=out, updates=singly, round_number=number)
             metrics = await self._evaluate(out)
             put = self._aside(self._models.put, out, self._layout.document(), {"round": str(number)})
             if not self._chunk:

@@ -2,12 +2,12 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import mhfl_mq
 from mhfl_mq.errors import ConfigError
@@ -21,7 +21,7 @@ from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
-from mhfl_mq.run.ports import Trainer
+from mhfl_mq.run.ports import Foundation, Trainer
 from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
 from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
@@ -34,7 +34,7 @@ from mhfl_mq.store.state import Store
 from mhfl_mq.transport.base import Transport
 from mhfl_mq.wire.topics import DEFAULT_ROOT, Topics
 
-__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "Parts", "run_aggregator", "run_device"]
+__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Parts", "run_aggregator", "run_device"]
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +43,6 @@ NO_STAGES: Final = StageRules(allowed=frozenset())
 """An offer that names privacy stages is declined: this release cannot run them, and must not seem to."""
 DEVICE_BUDGET = 4 * 1024**3
 """Bytes that a device may have in half-received segments: the disk says no before that on a small gateway."""
-
-
-class Foundation(Protocol):
-    """What a federation stands on: the model's layout, its first weights, and how good a model is."""
-
-    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
-        """The layout of the task's model at the policy's tiers, and a file of its first weights (raw float32)."""
-        ...
-
-    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
-        """`<metric>/<tier>` of a full model, one for each tier: the gate and people compare versions by them."""
-        ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +94,15 @@ async def run_aggregator(
             models = Models(store.models, parts.files)
             models.sweep()
             layout, saved = await _founded(policy, store, models, foundation)
+            public = (await foundation.found(policy, None)).public if algorithm.plan.public else ""
             rules = rules_of(
-                policy, task=setup.task, agent=AGENT, layout=layout, max_rounds=setup.max_rounds, seed=setup.seed
+                policy,
+                task=setup.task,
+                agent=AGENT,
+                layout=layout,
+                public=public,
+                max_rounds=setup.max_rounds,
+                seed=setup.seed,
             )
             blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic, parts.files)
             counted = () if saved.open_round is None else saved.open_round.counted
@@ -122,7 +115,8 @@ async def run_aggregator(
                 models=models,
                 blobs=blobs,
                 scratch=store.folder,
-                evaluate=lambda flat: foundation.evaluate(layout, flat),
+                evaluate=partial(foundation.evaluate, policy),
+                conclude=partial(foundation.conclude, policy) if algorithm.concludes else None,
                 largest_value=limits.largest_value,
             )
             # Seconds of the clock keep epochs growing even over a lost state folder.
@@ -172,9 +166,11 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
                 remedy="use the policy that this folder was started with, or a new state folder",
             )
         return layout, saved
-    layout, flat = await foundation.found(policy, store.folder)
+    founded = await foundation.found(policy, store.folder)
+    layout, flat = founded.layout, founded.flat
+    assert flat is not None
     try:
-        metrics = await foundation.evaluate(layout, flat)
+        metrics = await foundation.evaluate(policy, flat)
         model = models.put(flat, layout.document(), {"round": "0"})
     finally:
         with suppress(FileNotFoundError):

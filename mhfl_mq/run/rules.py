@@ -4,14 +4,13 @@ import random
 from collections.abc import Mapping, Sequence
 
 from mhfl_mq.errors import ConfigError
-from mhfl_mq.families import make_algorithm
-from mhfl_mq.families.base import Algorithm
+from mhfl_mq.families import Algorithm, Evaluated, algorithm_numbers, make_algorithm
 from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
 from mhfl_mq.protocol.rules import Candidate, Decision, Rules
-from mhfl_mq.segments import Layout
+from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.wire.messages import Capability, TierSpec
 
-__all__ = ["PolicyDecider", "algorithm_of", "rules_of", "tier_metrics"]
+__all__ = ["PolicyDecider", "algorithm_of", "layout_tiers", "rules_of", "tier_metrics", "training_of"]
 
 
 def algorithm_of(policy: Policy) -> Algorithm:
@@ -20,13 +19,35 @@ def algorithm_of(policy: Policy) -> Algorithm:
         names = ", ".join(stage.name for stage in policy.stages)
         remedy = "leave `stages: []`, and do not run this policy where it needs them"
         raise ConfigError(f"this release runs no privacy stages yet, the policy names {names}", remedy=remedy)
-    algorithm = make_algorithm(policy.algorithm.name, {"weighting": policy.algorithm.weighting})
+    name, own = policy.algorithm.name, algorithm_numbers(policy.algorithm.name)
+    options: dict[str, object] = {key: value for key, value in policy.algorithm.options.items() if key in own}
+    if policy.algorithm.weighting:
+        options["weighting"] = policy.algorithm.weighting
+    algorithm = make_algorithm(name, options)
     algorithm.check_tiers(len(policy.tiers))
     return algorithm
 
 
+def training_of(policy: Policy) -> dict[str, float]:
+    """The policy's numbers of local training: those that are not the algorithm's own."""
+    own = algorithm_numbers(policy.algorithm.name)
+    return {name: value for name, value in policy.algorithm.options.items() if name not in own}
+
+
+def layout_tiers(policy: Policy) -> tuple[Tier, ...]:
+    """The policy's tiers as a layout has them."""
+    return tuple(Tier(tier.name, tier.width, tier.depth, tier.architecture) for tier in policy.tiers)
+
+
 def rules_of(
-    policy: Policy, *, task: str, agent: str, layout: Layout, max_rounds: int | None = None, seed: int = 0
+    policy: Policy,
+    *,
+    task: str,
+    agent: str,
+    layout: Layout,
+    public: str = "",
+    max_rounds: int | None = None,
+    seed: int = 0,
 ) -> Rules:
     """The rules of a federation. `max_rounds` (a number of the command line) wins over the policy's.
 
@@ -42,6 +63,7 @@ def rules_of(
         task=task,
         agent=agent,
         layout=layout.digest,
+        public=public,
         tiers=tiers,
         algorithm=policy.algorithm.name,
         policy=policy.digest,
@@ -53,7 +75,7 @@ def rules_of(
         max_update_bytes=limits.update_bytes,
         max_weight=limits.max_weight,
         batch=int(policy.algorithm.options.get("batch", 1)),
-        options={"seed": float(seed), **algorithm.device_options(policy.algorithm.options)},
+        options={"seed": float(seed), **algorithm.device_options(training_of(policy))},
         stages=tuple(stage.name for stage in policy.stages),
         max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
     )
@@ -98,7 +120,11 @@ class PolicyDecider:
 
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """Whether a model with these metrics may follow the head with those."""
-        decision = gate(self._names, tier_metrics(new), tier_metrics(head), self._policy.gate)
+        found = tier_metrics(new)
+        names = self._names
+        if self._algorithm.evaluated is Evaluated.DEVICES:  # a tier without devices has nobody who could say
+            names = tuple(name for name in names if name in found)
+        decision = gate(names, found, tier_metrics(head), self._policy.gate)
         return Decision(decision.answer, (decision.why, *decision.alarms))
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from mhfl_mq.errors import StoreError, TrainingFailed
 from mhfl_mq.policy import Algorithm, Budget, Gate, Limits, Participation, Policy, Quorum, Schedule, Tier
-from mhfl_mq.run.ports import TrainResult
-from mhfl_mq.segments import Axis, Layout, Parameter, Vector
+from mhfl_mq.run.ports import Founded, TrainResult
+from mhfl_mq.segments import Axis, Layout, Parameter, Span, Vector
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.testing.faults import FaultPlan
 from mhfl_mq.testing.invariants import Truth
@@ -122,21 +122,29 @@ class SimFoundation:
         self._luck = luck
         self._faulty = faulty
 
-    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
+    async def found(self, policy: Policy, folder: Path | None) -> Founded:
         """The layout, and zeros."""
-        layout, out = sim_layout(), folder / "first-weights.f32"
+        layout = sim_layout()
+        if folder is None:
+            return Founded(layout)
+        out = folder / "first-weights.f32"
         await asyncio.sleep(self._luck.random())
-        out.write_bytes(bytes(4 * layout.lengths[-1]))
-        return layout, out
+        out.write_bytes(bytes(4 * layout.total))
+        return Founded(layout, flat=out)
 
-    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
+    async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
         """The same figure for every tier: 1, or 0 for a bad model."""
         await asyncio.sleep(self._luck.uniform(0.1, 5.0))
         fate = self._luck.random() if self._faulty() and self._truth.head is not None else 1.0
         if fate < self._plan.gate_no / 4:
             raise TrainingFailed("the simulated evaluation failed")
         figure = 0.0 if fate < self._plan.gate_no else 1.0
-        return {f"accuracy/{tier.name}": figure for tier in layout.tiers}
+        return {f"accuracy/{tier.name}": figure for tier in policy.tiers}
+
+    async def conclude(
+        self, policy: Policy, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
+    ) -> None:
+        """The mean is the new version."""
 
     async def close(self) -> None:
         """Nothing to end."""
