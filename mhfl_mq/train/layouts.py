@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from mhfl_mq.errors import LayoutError, TaskError
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
-from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays, roll_units
+from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
 from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.exits import ExitNet
-from mhfl_mq.train.parts import Head, find_head
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["Sizes", "build_module", "planned_layout"]
@@ -84,6 +83,8 @@ class Sizes:
     @cached_property
     def heads(self) -> tuple[Head, ...]:
         """The head of every tier's model."""
+        from mhfl_mq.train.parts import find_head
+
         found = []
         for k in range(len(self.tiers)):
             with torch.random.fork_rng(devices=[]):
@@ -149,6 +150,8 @@ def _nested(sizes: Sizes) -> Layout:
     sample = task.sample() if task.sample is not None else None
     layout = derive_layout(build, sizes.tiers, sample=sample, annotations=task.annotations)
     if plan.rolls:
+        from mhfl_mq.train.derive import roll_units
+
         layout = replace(layout, rolls=roll_units(build, layout, sample=sample))
     return _private_last(layout, sizes) if plan.private_last else layout
 
