@@ -81,7 +81,7 @@ class Sizes:
         raise LayoutError(f"the axis {axis!r} of {array} is not known")
 
     @cached_property
-    def heads(self) -> tuple[Head, ...]:
+    def heads(self) -> "tuple[Head, ...]":
         """The head of every tier's model."""
         from mhfl_mq.train.parts import find_head
 
