@@ -50,7 +50,7 @@ def test_the_streamed_sum_is_the_sum_of_contributions(
 
 def test_weights_are_one_or_the_samples_and_never_zero() -> None:
     assert [HeteroFL().weight(n) for n in (0, 1, 7)] == [1.0, 1.0, 1.0]
-    assert [FedAvg().weight(n) for n in (0, 1, 7)] == [1.0, 1.0, 7.0]
+    assert [make_algorithm("fedavg").weight(n) for n in (0, 1, 7)] == [1.0, 1.0, 7.0]
 
 
 def test_the_servers_rate_comes_from_the_options() -> None:
