@@ -52,7 +52,7 @@ def prefix(width: float) -> Window:
 
 
 def rolling(channels: int, width: float, offset: int) -> tuple[int, ...]:
-    """FedRolex (Alam et al., NeurIPS 2022, equation 2): as many channels from `offset` on, around the end."""
+    """FedRolex (Alam et al., NeurIPS 2022): as many channels from `offset` on, around the end."""
     return tuple((offset + i) % channels for i in range(kept(channels, width)))
 
 

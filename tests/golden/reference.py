@@ -5,12 +5,12 @@ used. The rules:
 
 HeteroFL   Diao, Ding, Tarokh, ICLR 2021, equation 3: a device holds the first channels of each layer; a coordinate
            becomes the unweighted mean over the devices that hold it. Without the scaler and the masked cross-entropy.
-FedRolex   Alam et al., NeurIPS 2022, section 3 and algorithm 1: the same with a window that advances from round to
-           round, at the same place for all devices of a round.
-FjORD      Horvath et al., NeurIPS 2021, algorithm 1: each minibatch trains the sub-network of a width drawn from those
+FedRolex   Alam et al., NeurIPS 2022: the same with a window that advances from round to round, around the end of each
+           layer, at the same place for all devices of a round. (The released code rolls the other way round.)
+FjORD      Horvath et al., NeurIPS 2021: each minibatch trains the sub-network of a width drawn from those
            up to the device's own; with self-distillation the device's widest network learns from the labels and the
            drawn one from its scores (temperature 1). A coordinate becomes the mean over its holders, by samples.
-DepthFL    Kim et al., ICLR 2023, equations 1 to 3: a device holds the first blocks and their exits; every exit learns
+DepthFL    Kim et al., ICLR 2023: a device holds the first blocks and their exits; every exit learns
            from the labels and, `mutual` times, from each other exit (KL divergence, temperature 1); arrays are averaged
            over the devices that have them; the answer is the mean of the exits' scores.
 
