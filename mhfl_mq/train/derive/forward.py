@@ -1,7 +1,9 @@
 """Running a task's own model: what goes wrong inside it is told by the layer's name, and which values it is shown."""
 
 import copy
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +19,38 @@ SEED = 20_23  # any: only that every device derives the same layout
 
 def build_model(build: Callable[[], object], whose: str) -> nn.Module:
     """What a model factory gives, ready to be run; raises `LayoutError` when it fails or gives no module."""
-    remedy = "correct the task's model factory"
+    factory, remedy = "the model factory", "correct the task's model factory"
     try:
         model = build()
     except MhflError:
         raise
     except Exception as error:
         what = f"the model of {whose} cannot be built: {type(error).__name__}: {error}"
-        raise LayoutError(what, where="the model factory", remedy=remedy) from error
+        layer, at = _layer_in_the_making(error)
+        where = f"{factory}, {layer.__name__} at {at}" if layer else factory
+        raise LayoutError(what, where=where, remedy=_CHANNELS.get(layer, remedy)) from error
     if not isinstance(model, nn.Module):
         what = f"the model of {whose} is a {type(model).__name__}, not a torch module"
-        raise LayoutError(what, where="the model factory", remedy=remedy)
+        raise LayoutError(what, where=factory, remedy=remedy)
     return model.eval()
+
+
+_CHANNELS: Mapping[type[nn.Module] | None, str] = {
+    nn.GroupNorm: "fix the channels per group, e.g. GroupNorm(channels // 4, channels), and choose widths that leave "
+    "a multiple of that number of channels",
+    nn.MultiheadAttention: "choose widths that leave a multiple of the number of heads",
+}
+
+
+def _layer_in_the_making(error: Exception) -> tuple[type[nn.Module] | None, str]:
+    """The torch layer whose constructor raised, and the task's own line that wanted it."""
+    at = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        made = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__init__" and isinstance(made, nn.Module) and type(made).__module__[:6] == "torch.":
+            return type(made), at
+        at = f"{Path(frame.f_code.co_filename).name} line {line}"
+    return None, at
 
 
 def copy_model(model: nn.Module) -> nn.Module:
