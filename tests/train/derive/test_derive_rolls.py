@@ -149,6 +149,20 @@ def of_sines(x: Tensor) -> Tensor:
     return x + torch.sin(place / (1 + channel))
 
 
+def turned(*, alike: bool) -> Callable[[Tensor], Tensor]:
+    """Pairs of channels turned by an angle that grows with the place, at a speed of each pair's own or alike."""
+
+    def code(x: Tensor) -> Tensor:
+        pairs = x.unflatten(1, (-1, 2))
+        speed = torch.ones(pairs.shape[1]) if alike else 1 / (1 + torch.arange(pairs.shape[1]))
+        angle = (speed[:, None] * torch.arange(x.shape[2])).to(x)
+        one, other = pairs.unbind(2)
+        left, right = one * angle.cos() - other * angle.sin(), one * angle.sin() + other * angle.cos()
+        return torch.stack((left, right), 2).flatten(1, 2)
+
+    return code
+
+
 X = torch.rand(2, 3, 5)
 
 
@@ -159,9 +173,19 @@ X = torch.rand(2, 3, 5)
         (16, in_norm_groups_of(2), {"h": 2}),
         (24, lambda x: in_norm_groups_of(3)(in_norm_groups_of(2)(x)), {"h": 6}),
         (16, lambda x: functional.normalize(x, dim=1), {"h": 1}),
+        (16, turned(alike=True), {"h": 2}),
+        (16, turned(alike=False), {}),
         (16, of_sines, {}),
     ],
-    ids=["norm by fours", "norm by twos", "norms by twos and by threes", "norm over all", "fixed code of positions"],
+    ids=[
+        "norm by fours",
+        "norm by twos",
+        "norms by twos and by threes",
+        "norm over all",
+        "pairs turned alike",
+        "rotary positions",
+        "fixed code of positions",
+    ],
 )
 def test_the_unit_is_the_fewest_channels_that_the_code_between_layers_treats_alike(
     width: int, code: Callable[[Tensor], Tensor], expected: dict[str, int]
