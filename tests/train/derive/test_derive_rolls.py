@@ -153,7 +153,7 @@ def turned(*, alike: bool) -> Callable[[Tensor], Tensor]:
     """Pairs of channels turned by an angle that grows with the place, at a speed of each pair's own or alike."""
 
     def code(x: Tensor) -> Tensor:
-        pairs = x.unflatten(1, (-1, 2))
+        pairs = x.reshape(len(x), -1, 2, x.shape[2])
         speed = torch.ones(pairs.shape[1]) if alike else 1 / (1 + torch.arange(pairs.shape[1]))
         angle = (speed[:, None] * torch.arange(x.shape[2])).to(x)
         one, other = pairs.unbind(2)
