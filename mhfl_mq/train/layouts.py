@@ -12,6 +12,7 @@ from mhfl_mq.families.plan import Cut, Own, Plan, Shares
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
 from mhfl_mq.train.derive.invent import invent_sample
+from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
 from mhfl_mq.train.task import Examples, Task
 
@@ -150,9 +151,8 @@ def _nested(sizes: Sizes) -> Layout:
     sample = task.sample() if task.sample is not None else None
     layout = derive_layout(build, sizes.tiers, sample=sample, annotations=task.annotations)
     if plan.rolls:
-        from mhfl_mq.train.derive import roll_units
-
-        layout = replace(layout, rolls=roll_units(build, layout, sample=sample))
+        widest = [build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)]
+        layout = replace(layout, rolls=roll_units(widest, layout, sizes.sample(widest[-1])))
     return _private_last(layout, sizes) if plan.private_last else layout
 
 
