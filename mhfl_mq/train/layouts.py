@@ -151,7 +151,9 @@ def _nested(sizes: Sizes) -> Layout:
     sample = task.sample() if task.sample is not None else None
     layout = derive_layout(build, sizes.tiers, sample=sample, annotations=task.annotations)
     if plan.rolls:
-        widest = [build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)]
+        widest = [
+            build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)
+        ]
         layout = replace(layout, rolls=roll_units(widest, layout, sizes.sample(widest[-1])))
     return _private_last(layout, sizes) if plan.private_last else layout
 
