@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, MhflError
+from mhfl_mq.train.exits import ExitNet
 
 __all__ = ["Sample", "build_model", "copy_model", "run_model", "tensors_in", "unlike_values"]
 
@@ -43,7 +44,10 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def run_model(model: nn.Module, sample: Sample, whose: str) -> object:
-    """The model's output on the sample; raises `LayoutError` with the innermost layer that could not go on."""
+    """The model's output on the sample, of every exit that it has: each of its arrays is to be seen at work.
+
+    Raises `LayoutError` with the innermost layer that could not go on.
+    """
     running: list[str] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -56,7 +60,7 @@ def run_model(model: nn.Module, sample: Sample, whose: str) -> object:
     for name, module in model.named_modules():
         handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
     try:
-        return model(*sample)
+        return model.exits(*sample) if isinstance(model, ExitNet) else model(*sample)
     except MhflError:
         raise
     except Exception as error:
