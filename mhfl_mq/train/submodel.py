@@ -135,8 +135,8 @@ class SubModels:
 
     @contextmanager
     def _filled(self, tier: int) -> Iterator[nn.Module]:
-        """The tier's module while it has its arrays. What torch.func.functional_call does, without its search for
-        the place of each array, which takes as long as the forward pass of a small model.
+        """The tier's module while it has its arrays: torch.func.functional_call, but with the place of each array known
+        beforehand. To look for them takes a fifth as long as the forward pass of the demo's model.
         """
         small = self._at(tier)
         if small.model.training != self._module.training:
@@ -155,7 +155,7 @@ class SubModels:
             for piece in small.pieces:
                 piece.put(_NOTHING)
             for layer in small.recurrent:  # it has a list of its arrays, too
-                layer._init_flat_weights()  # type: ignore[no-untyped-call]
+                layer._init_flat_weights()
 
     def _at(self, tier: int) -> _Small:
         if tier not in self._small:
