@@ -5,6 +5,8 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.fedrep import FedRep
+from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
 
 __all__ = ["METHODS", "method_of"]
@@ -12,6 +14,9 @@ __all__ = ["METHODS", "method_of"]
 METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedavg": Plain,
     "heterofl": Plain,
+    "fedper": Personal,
+    "fedrep": FedRep,
+    "lg-fedavg": Personal,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
