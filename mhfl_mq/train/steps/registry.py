@@ -5,6 +5,7 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.fedproto import Prototypes
 from mhfl_mq.train.steps.fedrep import FedRep
 from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
@@ -17,6 +18,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedper": Personal,
     "fedrep": FedRep,
     "lg-fedavg": Personal,
+    "fedproto": Prototypes,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
