@@ -6,6 +6,7 @@ from typing import Final
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.native.fedproto import FedProto
+from mhfl_mq.families.native.fedtgp import FedTGP
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedper import FedPer
@@ -22,6 +23,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedRep,
     LGFedAvg,
     FedProto,
+    FedTGP,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

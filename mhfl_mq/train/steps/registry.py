@@ -7,6 +7,7 @@ from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
 from mhfl_mq.train.steps.fedproto import Prototypes
 from mhfl_mq.train.steps.fedrep import FedRep
+from mhfl_mq.train.steps.fedtgp import TrainedPrototypes
 from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
 
@@ -19,6 +20,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedrep": FedRep,
     "lg-fedavg": Personal,
     "fedproto": Prototypes,
+    "fedtgp": TrainedPrototypes,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
