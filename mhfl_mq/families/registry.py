@@ -5,6 +5,7 @@ from typing import Final
 
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
+from mhfl_mq.families.native.fedgroups import FedGroups
 from mhfl_mq.families.native.fedproto import FedProto
 from mhfl_mq.families.native.fedtgp import FedTGP
 from mhfl_mq.families.numbers import Number, hint, read_numbers
@@ -24,6 +25,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     LGFedAvg,
     FedProto,
     FedTGP,
+    FedGroups,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

@@ -106,7 +106,7 @@ def single_prototypes(updates: Sequence[PastUpdate], layout: Layout, shape: tupl
 
 def adaptive_margin(points: Tensor, labels: Tensor, most: float) -> float:
     """The largest, over the classes, of the distance from a class's mean prototype to the nearest other; capped."""
-    means = torch.stack([points[labels == label].mean(dim=0) for label in labels.unique()])
+    means = torch.stack([points[labels == label].mean(dim=0) for label in sorted(set(labels.tolist()))])
     if len(means) < 2:
         return most
     away = torch.cdist(means, means) + torch.diag(torch.full((len(means),), torch.inf))
@@ -125,13 +125,15 @@ def _trained(generator: Generator, points: Tensor, labels: Tensor, numbers: dict
     """The prototypes after all epochs."""
     margin = adaptive_margin(points, labels, numbers["margin"])
     optimizer = torch.optim.SGD(generator.parameters(), lr=numbers["generator_rate"])
+    size = int(numbers["server_batch"])
     for _ in range(int(numbers["server_epochs"])):
-        for chosen in torch.randperm(len(labels)).split(int(numbers["server_batch"])):
+        for chosen in torch.split(torch.randperm(len(labels)), size):
             optimizer.zero_grad(set_to_none=True)
             loss = contrast(points[chosen], labels[chosen], generator(), margin)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return generator().detach()
+    trained: Tensor = generator().detach()
+    return trained
 
 
 def _seed_of(conclusion: Conclusion) -> int:

@@ -5,6 +5,7 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.fedgroups import Groups
 from mhfl_mq.train.steps.fedproto import Prototypes
 from mhfl_mq.train.steps.fedrep import FedRep
 from mhfl_mq.train.steps.fedtgp import TrainedPrototypes
@@ -21,6 +22,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "lg-fedavg": Personal,
     "fedproto": Prototypes,
     "fedtgp": TrainedPrototypes,
+    "fedgroups": Groups,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
