@@ -33,7 +33,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class SegmentSource:
-    """The segments of one model, smallest tier first: ranges of its file, read chunk by chunk."""
+    """The segments of one model, by their numbers: ranges of its file, read chunk by chunk."""
 
     manifests: tuple[Manifest, ...]
     served: Served
@@ -138,7 +138,7 @@ class Bench:
     def open_fold(self, number: int, base_model: str, members: int) -> None:
         """Start the sum of a round, for at most so many updates."""
         bounds = Bounds(cohort=max(1, members), weight=SMALLEST_WEIGHT, value=self._value)
-        self._sums[number] = _Sum(base_model, Accumulator(self._layout.lengths, bounds, self._spare))
+        self._sums[number] = _Sum(base_model, Accumulator(self._layout.holdings, bounds, self._spare))
         self._spare = None
 
     async def fold(self, number: int, tier: int, blob_id: str, weight: float) -> None:
@@ -192,7 +192,7 @@ class Bench:
 
     async def _aside(self, work: Callable[ParamsT, ResultT], *args: ParamsT.args, **options: ParamsT.kwargs) -> ResultT:
         """Work on a whole model: in a thread, unless the model is small."""
-        if self._layout.lengths[-1] < THREAD_FROM:
+        if self._layout.total < THREAD_FROM:
             return work(*args, **options)
         return await asyncio.to_thread(work, *args, **options)
 

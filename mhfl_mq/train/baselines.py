@@ -89,7 +89,7 @@ def _federated(setting: Setting, devices: Sequence[tuple[int, str, Examples]]) -
             found = list(evaluate_tiers(models, flat, setting.test).values())
             for k in measured:
                 scores[k].append(found[k])
-    assert flat.size == layout.lengths[-1]
+    assert flat.size == layout.total
     return {k: fmean(values) for k, values in scores.items()}
 
 
@@ -98,7 +98,7 @@ def _round(setting: Setting, flat: Vector, devices: Sequence[tuple[int, str, Exa
     models, algorithm = setting.models, setting.algorithm
     weights = [algorithm.weight(len(data)) for _, _, data in devices]
     bounds = Bounds(cohort=len(devices), weight=max(weights), value=LARGEST_VALUE)
-    total = Accumulator(models.layout.lengths, bounds)
+    total = Accumulator(models.layout.holdings, bounds)
     for (tier, shard, data), weight in zip(devices, weights, strict=True):
         total.fold(_trained(setting, flat, tier, shard, data, number), tier, weight)
     new = np.empty_like(flat)
@@ -109,7 +109,7 @@ def _round(setting: Setting, flat: Vector, devices: Sequence[tuple[int, str, Exa
 def _trained(setting: Setting, flat: Vector, tier: int, shard: str, data: Examples, number: int) -> Vector:
     """The delta of one device's round."""
     models = setting.models
-    base = flat[: models.layout.lengths[tier]].copy()
+    base = models.layout.take(flat, tier).copy()
     model = models.build(tier)
     result = train_tier(models.task, model, base, data, setting.options, round_number=number, luck=shard_luck(shard))
     return result.delta
@@ -122,11 +122,11 @@ def _alone(setting: Setting, own: Sequence[tuple[int, str, Examples]]) -> tuple[
     scores: dict[int, list[float]] = {}
     for tier, shard, data in own:
         flat = initial.copy()
-        length = models.layout.lengths[tier]
         for number in range(1, setting.rounds + 1):
-            flat[:length] += _trained(setting, flat, tier, shard, data, number)
+            moved = models.layout.take(flat, tier) + _trained(setting, flat, tier, shard, data, number)
+            models.layout.holdings.put(moved, tier, flat)
         model = models.build(tier)
-        model.put(flat[:length].copy())
+        model.put(models.layout.take(flat, tier).copy())
         scores.setdefault(tier, []).append(score(models.task, model, setting.test))
     tiers = {k: fmean(values) for k, values in sorted(scores.items())}
     return tiers, fmean(value for values in scores.values() for value in values)

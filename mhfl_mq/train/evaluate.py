@@ -24,12 +24,12 @@ def score(task: Task, model: TierModel, examples: Examples) -> float:
 
 
 def evaluate_tiers(models: TaskModels, flat: Vector, examples: Examples) -> dict[str, float]:
-    """`<metric>/<tier>` for every tier of the full model `flat` (float32, the layout's length)."""
+    """`<metric>/<tier>` for every tier of the full model `flat` (float32, the layout's total)."""
     if not len(examples):
         raise TaskError("there is nothing to evaluate on", where=f"task {models.task.name!r}")
     found = {}
     for k, tier in enumerate(models.tiers):
         model = models.build(k)
-        model.put(flat[: models.layout.lengths[k]])
+        model.put(models.layout.take(flat, k))
         found[f"{models.task.metric_name}/{tier.name}"] = score(models.task, model, examples)
     return found

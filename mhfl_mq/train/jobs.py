@@ -86,7 +86,7 @@ class Jobs:
     def evaluate(self, arguments: Arguments) -> Answer:
         """Every tier's metric of the full model in the file `flat`, on the task's test data."""
         models = self._of(arguments["tiers"])
-        flat = read_vector([Path(arguments["flat"])], models.layout.lengths[-1])
+        flat = read_vector([Path(arguments["flat"])], models.layout.total)
         return {"metrics": evaluate_tiers(models, flat, self._test())}
 
     def baseline(self, arguments: Arguments) -> Answer:
