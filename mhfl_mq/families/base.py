@@ -42,7 +42,7 @@ class Algorithm(Protocol):
         ...
 
     def contribute(self, delta: Vector, tier: int, examples: float) -> Contribution:
-        """What a device adds: its delta (the tier's prefix) as weighted sums."""
+        """What a device adds: its delta (the tier's vector) as weighted sums."""
         ...
 
     def finalize(self, total: Accumulator, head: Source, out: Vector | str | os.PathLike[str]) -> None:
