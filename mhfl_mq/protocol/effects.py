@@ -215,6 +215,15 @@ class SavedDevice:
     link_told: float = 0.0
     step_told: float = 0.0
 
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The segments that this device's tier holds; none before it has a tier."""
+        if self.tier is None:
+            return ()
+        if self.survey is None or self.tier >= len(self.survey.tiers):
+            return tuple(range(self.tier + 1))
+        return self.survey.tiers[self.tier].holds(self.tier)
+
 
 @dataclass(frozen=True, slots=True)
 class SaveState:
@@ -240,9 +249,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Subscribe to segments 0..tier (and to no others)."""
+    """Subscribe to these segments (and to no others)."""
 
-    tier: int
+    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

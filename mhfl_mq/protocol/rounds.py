@@ -138,6 +138,7 @@ class Round:
             stages=rules.stages,
             policy=self.opened.policy,
             deadline_s=rules.deadline_s,
+            holds=rules.tiers[tier].segments,
         )
 
     # ---- collecting ----

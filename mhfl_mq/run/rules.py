@@ -3,11 +3,12 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from mhfl_mq.errors import ConfigError
+from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.families import AUTO, Algorithm, Choice, Constraint, Evaluated, algorithm_numbers, choose, make_algorithm
 from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
 from mhfl_mq.protocol.rules import Candidate, Decision, Rules
 from mhfl_mq.segments import Layout, Tier
+from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.messages import Capability, TierSpec
 
 __all__ = [
@@ -91,9 +92,18 @@ def rules_of(
     `seed` draws the devices' batches; it travels in the offers.
     """
     algorithm = algorithm_of(policy)
+    if layout.segments > MAX_SEGMENTS:
+        raise ConfigError(
+            f"the tiers' models are made of {layout.segments} segments, more than {MAX_SEGMENTS}",
+            where="tiers",
+            remedy="leave tiers out",
+        )
+    names = [tier.name for tier in policy.tiers]
+    if names != [tier.name for tier in layout.tiers]:
+        raise LocalMisuse(f"a layout of other tiers than {names}")
     tiers = tuple(
-        TierSpec(tier.name, tier.width, tier.depth, length)
-        for tier, length in zip(policy.tiers, layout.lengths, strict=True)
+        TierSpec(tier.name, tier.width, tier.depth, length, tier.architecture, () if _nested(k, held) else held)
+        for k, (tier, length, held) in enumerate(zip(layout.tiers, layout.lengths, layout.holds, strict=True))
     )
     part, limits = policy.participation, policy.limits
     return Rules(
@@ -116,6 +126,11 @@ def rules_of(
         stages=tuple(stage.name for stage in policy.stages),
         max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
     )
+
+
+def _nested(tier: int, held: tuple[int, ...]) -> bool:
+    """Whether a tier is the prefix that it is when nothing is said of its segments."""
+    return held == tuple(range(tier + 1))
 
 
 class PolicyDecider:
