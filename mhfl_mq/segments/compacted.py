@@ -189,9 +189,9 @@ class _Values:
         wrong = np.flatnonzero(~((scales >= 0) & np.isfinite(scales)))
         if wrong.size:
             raise _fault(f"scale {first + int(wrong[0])} is {scales[wrong[0]]}")
-        each = (np.arange(start, stop) // of.block) - first
+        each = np.repeat(scales, of.block)[start - first * of.block :][:count]
         with np.errstate(over="ignore", invalid="ignore"):  # whoever reads bounds the values
-            scaled: Vector = numbers.astype(np.float32) * scales[each]
+            scaled: Vector = np.multiply(numbers, each, dtype=np.float32)
         return scaled
 
     def end(self) -> None:
