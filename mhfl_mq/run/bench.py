@@ -10,10 +10,10 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mhfl_mq.errors import LocalMisuse, StoreError
+from mhfl_mq.errors import LocalMisuse, PeerFault, StoreError
 from mhfl_mq.families.base import Algorithm
 from mhfl_mq.run.ports import Evaluate
-from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, within
+from mhfl_mq.segments import Accumulator, Bounds, Layout, Source, Span, check_update, stored_update, within
 from mhfl_mq.store.blobs import Blobs, manifest_of
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.served import Served
@@ -63,7 +63,7 @@ class _Sum:
 
     base: str  # the model that it is about
     accumulator: Accumulator
-    folded: list[tuple[Path, int, float]] = field(default_factory=list)  # file, tier, weight
+    folded: list[tuple[Source, int, float]] = field(default_factory=list)  # file, tier, weight
 
     def add(self, path: Path, tier: int, weight: float) -> None:
         """Fold an update that was judged when it came."""
@@ -74,8 +74,9 @@ class _Sum:
             self.accumulator = self.accumulator.emptied(bounds)
             for one in self.folded:
                 self.accumulator.fold(*one, checked=True)
-        self.accumulator.fold(path, tier, weight, checked=True)
-        self.folded.append((path, tier, weight))
+        source = stored_update(path)
+        self.accumulator.fold(source, tier, weight, checked=True)
+        self.folded.append((source, tier, weight))
 
 
 class Bench:
@@ -133,7 +134,11 @@ class Bench:
         path = self._blobs.path(blob_id)
         if path is None:
             return "the update is not on the disk"
-        return check_update(path, self._layout.lengths[tier], self._value).reason
+        try:
+            source = stored_update(path)
+        except PeerFault as fault:
+            return fault.what
+        return check_update(source, self._layout.lengths[tier], self._value).reason
 
     def open_fold(self, number: int, base_model: str, members: int) -> None:
         """Start the sum of a round, for at most so many updates."""
