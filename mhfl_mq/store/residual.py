@@ -47,7 +47,11 @@ class ResidualFile:
         if not self._path.exists():
             return None
         try:
-            with explained(self._path, "reading"), np.load(self._path, allow_pickle=False) as kept:
+            with (
+                explained(self._path, "reading"),
+                self._path.open("rb") as file,
+                np.load(file, allow_pickle=False) as kept,
+            ):
                 form, number, of_tier = (int(one) for one in kept["facts"])
                 if form != FORMAT or (of_tier, kept["layout"].tobytes().decode()) != (tier, layout):
                     return None
