@@ -235,8 +235,8 @@ class DeviceMachine:
                 return self._work.receipt(message)
             case Withdraw(round, _):
                 return self._work.withdrawn(round)
-            case Close(round, _, _):
-                return self._work.closed(round)
+            case Close(round, outcome, _):
+                return self._work.closed(round, outcome)
             case Head():
                 return self._following.heard(message)
             case Pull() | ManifestNote():

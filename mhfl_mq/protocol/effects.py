@@ -199,7 +199,8 @@ class SavedDevice:
     `layout` is the one that it derived itself, `survey` the one that its tier was assigned from (the tiers' sizes);
     `last_round` is the last round that it is done with. `link_bytes_s` is its link's speed as measured (0: not yet),
     `link_told` the one that its tier was assigned from; `step_told` are the seconds of a training step that it was
-    assigned from.
+    assigned from. `counted` is the last round that its update was counted in (0: none, or that round was aborted after
+    all).
     """
 
     epoch: int = 0
@@ -214,6 +215,7 @@ class SavedDevice:
     link_bytes_s: float = 0.0
     link_told: float = 0.0
     step_told: float = 0.0
+    counted: int = 0
 
     @property
     def segments(self) -> tuple[int, ...]:

@@ -10,10 +10,10 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mhfl_mq.errors import LocalMisuse, StoreError
+from mhfl_mq.errors import LocalMisuse, PeerFault, StoreError
 from mhfl_mq.families import Algorithm
 from mhfl_mq.run.ports import Conclude, Evaluate
-from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, within
+from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, stored_update, within
 from mhfl_mq.store.blobs import Blobs, manifest_of
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.served import Served
@@ -74,9 +74,9 @@ class _Sum:
             bound = weight if fraction == 0.5 else math.ldexp(1.0, exponent)
             bounds = replace(self.accumulator.bounds, weight=bound)
             self.accumulator = self.accumulator.emptied(bounds)
-            for one in self.folded:
-                self.accumulator.fold(*one, checked=True)
-        self.accumulator.fold(path, tier, weight, checked=True)
+            for before, of_tier, counted in self.folded:
+                self.accumulator.fold(stored_update(before), of_tier, counted, checked=True)
+        self.accumulator.fold(stored_update(path), tier, weight, checked=True)
         self.folded.append((path, tier, weight))
 
 
@@ -137,7 +137,11 @@ class Bench:
         path = self._blobs.path(blob_id)
         if path is None:
             return "the update is not on the disk"
-        return check_update(path, self._layout.lengths[tier], self._value).reason
+        try:
+            source = stored_update(path)
+        except PeerFault as fault:
+            return fault.what
+        return check_update(source, self._layout.lengths[tier], self._value).reason
 
     def open_fold(self, number: int, base_model: str, members: int) -> None:
         """Start the sum of a round, for at most so many updates."""

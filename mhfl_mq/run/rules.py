@@ -4,9 +4,18 @@ import random
 from collections.abc import Mapping, Sequence
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
-from mhfl_mq.families import AUTO, Algorithm, Choice, Constraint, Evaluated, algorithm_numbers, choose, make_algorithm
-from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
-from mhfl_mq.protocol.rules import Candidate, Decision, Rules
+from mhfl_mq.families import (
+    AUTO,
+    Algorithm,
+    Choice,
+    Constraint,
+    Evaluated,
+    algorithm_numbers,
+    choose_algorithm,
+    make_algorithm,
+)
+from mhfl_mq.policy import Communication, Member, Policy, assign_tier, choose, gate, invite, quorum_needed
+from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.messages import Capability, TierSpec
@@ -53,7 +62,7 @@ def choice_of(policy: Policy) -> Choice | None:
     constraint = bound[0] if len(bound) == 1 else Constraint.MIXED if bound else Constraint.NONE
     if any(tier.architecture for tier in policy.tiers):
         constraint = Constraint.FOREIGN
-    return choose(
+    return choose_algorithm(
         constraint,
         widths=len({tier.width for tier in policy.tiers}) > 1,
         depths=len({tier.depth for tier in policy.tiers}) > 1,
@@ -124,6 +133,7 @@ def rules_of(
         batch=int(policy.algorithm.options.get("batch", 1)),
         options={"seed": float(seed), **algorithm.device_options(training_of(policy))},
         stages=tuple(stage.name for stage in policy.stages),
+        compacts=policy.communication.compacts,
         max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
     )
 
@@ -165,6 +175,16 @@ class PolicyDecider:
         part = self._policy.participation
         aim = invited if part.cohort is None else min(part.cohort, invited)
         return min(invited, quorum_needed(part.quorum, aim))
+
+    def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
+        """The cheapest loss that this link carries in the policy's time, or what the policy says for everybody."""
+        rules = self._policy.communication
+        if rules == Communication():
+            return Upload()
+        decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
+        how = decision.answer
+        options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
+        return Upload(options, how.every, f"{how}: {decision.why}")
 
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""

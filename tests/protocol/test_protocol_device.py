@@ -412,7 +412,7 @@ def test_a_round_from_the_offer_to_the_receipt_saves_before_it_says() -> None:
     assert after(machine, TRAINED) == [SaveState(finished), CancelTimer(Timer.DEADLINE), Say(READY), AGAIN]
     assert work(machine) is WorkState.SENDING
     assert after(machine, Receipt(7, Verdict.COUNTED, "")) == [
-        SaveState(replace(KNOWN, last_round=7)),
+        SaveState(replace(KNOWN, last_round=7, counted=7)),
         CancelTimer(Timer.RESEND),
         ForgetUpdate(7),
     ]
@@ -448,7 +448,16 @@ def test_every_receipt_ends_the_round(verdict: str) -> None:
     effects = after(machine, Receipt(7, verdict, "holds NaN"))
     shown = ["the update of round 7 was refused: holds NaN"] if verdict == Verdict.REFUSED else []
     assert alarms(effects) == shown
-    assert machine.saved == replace(KNOWN, last_round=7)
+    counts = verdict in (Verdict.COUNTED, Verdict.DUPLICATE)
+    assert machine.saved == replace(KNOWN, last_round=7, counted=7 if counts else 0)
+
+
+def test_an_update_that_was_counted_in_a_round_that_came_to_nothing_was_not_used() -> None:
+    machine = sending()
+    after(machine, Receipt(7, Verdict.COUNTED, ""))
+    assert after(machine, Close(6, "aborted", 3), Close(7, "committed", 4)) == []
+    assert machine.saved.counted == 7
+    assert after(machine, Close(7, "aborted", 3)) == [SaveState(replace(KNOWN, last_round=7))]
 
 
 @pytest.mark.parametrize(

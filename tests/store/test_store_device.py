@@ -33,7 +33,15 @@ SURVEY = Survey(
 )
 DATA = b"update" * 1000
 OLD = SavedDevice(
-    epoch=1, tier=1, layout="ab" * 32, last_round=3, survey=SURVEY, offer=OFFER, link_bytes_s=5e5, link_told=4e5
+    epoch=1,
+    tier=1,
+    layout="ab" * 32,
+    last_round=3,
+    survey=SURVEY,
+    offer=OFFER,
+    link_bytes_s=5e5,
+    link_told=4e5,
+    counted=2,
 )
 NEWER = replace(OLD, last_round=4)
 NEW = replace(OLD, update=build_manifest(DATA), weight=12.5, metrics={"loss": 0.25})
