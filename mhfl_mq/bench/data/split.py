@@ -42,7 +42,7 @@ def hold_out(unit: Whole, strata: Sequence[Whole], every: int, seed: Sequence[in
 
 
 def natural_clients(device: int, devices: int, clients: int) -> tuple[int, ...]:
-    """The natural clients of a device: i, i + n, ... of them, or the one that it shares with others when n is larger."""
+    """The natural clients of a device: i, i + n, ... of them, or the one that it shares with others if n is more."""
     return tuple(range(device, clients, devices)) if devices <= clients else (device % clients,)
 
 
