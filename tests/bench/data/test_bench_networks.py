@@ -64,7 +64,7 @@ def test_a_depth_that_a_network_has_not_is_refused() -> None:
 
 
 def test_a_width_between_groups_is_rounded_and_never_zero() -> None:
-    for width, channels in ((1e-6, 2), (0.07, 2), (0.1, 4), (1.0, 32)):
+    for width, channels in ((1e-6, 2), (0.04, 2), (0.06, 4), (1.0, 64)):
         stem = find_set("wind").model(TierShape(width)).get_submodule("stem.0")
         assert isinstance(stem, nn.Conv1d)
         assert stem.out_channels == channels
