@@ -5,6 +5,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,45 @@ import numpy.typing as npt
 
 from mhfl_mq.errors import TaskError
 
-__all__ = ["idx_array", "npz_arrays", "read_file"]
+__all__ = ["digest_of_arrays", "idx_array", "npz_arrays", "read_file"]
 
 _IDX_BYTES = 0x08  # the code of unsigned bytes in an idx file's third byte
 
 
 def read_file(path: Path | Traversable, sha256: str, remedy: str) -> bytes:
-    """The content of a file whose SHA-256 is known; raises `TaskError` when it is another or cannot be read."""
+    """The content of a file; raises `TaskError` when it cannot be read, or when its SHA-256 is given and is another."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise TaskError(f"{path.name} cannot be read: {error.strerror}", where=str(path), remedy=remedy) from error
     found = hashlib.sha256(raw).hexdigest()
-    if found != sha256:
+    if sha256 and found != sha256:
         what = f"the SHA-256 of {path.name} is {found}, not {sha256}"
         raise TaskError(what, where=str(path), remedy=f"the file is damaged or another version: {remedy}")
     return raw
 
 
-def npz_arrays(raw: bytes, where: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an .npz file; objects in it are refused unread."""
+def npz_arrays(raw: bytes, where: str, sha256: str = "", remedy: str = "") -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file, of this digest of arrays if one is given; objects in it are refused unread."""
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as opened:
-            return {name: opened[name] for name in opened.files}
+            arrays = {name: opened[name] for name in opened.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise TaskError(f"it is no npz file: {error}", where=where) from error
+        raise TaskError(f"it is no npz file: {error}", where=where, remedy=remedy) from error
+    found = digest_of_arrays(arrays)
+    if sha256 and found != sha256:
+        what = f"the SHA-256 of its arrays is {found}, not {sha256}"
+        raise TaskError(what, where=where, remedy=f"the file is damaged or another version: {remedy}")
+    return arrays
+
+
+def digest_of_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 over name, type, shape and content of every array: the same however a file packs them."""
+    running = hashlib.sha256()
+    for key, value in arrays.items():
+        running.update(f"{key}|{value.dtype.str}|{value.shape}|".encode())
+        running.update(np.ascontiguousarray(value).tobytes())
+    return running.hexdigest()
 
 
 def idx_array(raw: bytes, where: str) -> npt.NDArray[np.uint8]:
