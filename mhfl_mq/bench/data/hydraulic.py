@@ -94,7 +94,7 @@ def _set(target: str, title: str) -> BenchSet:
         clients=3,
         shape=SHAPE,
         load=partial(load, target),
-        model=partial(series_model, SHAPE, 4),
+        model=partial(series_model, SHAPE, 4, False),
         architectures=foreign_networks(SHAPE, 4),
     )
 

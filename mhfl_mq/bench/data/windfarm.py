@@ -56,6 +56,6 @@ WIND: Final = BenchSet(
     clients=wind.SHARDS,
     shape=SHAPE,
     load=load,
-    model=partial(series_model, SHAPE, wind.CLASSES),
+    model=partial(series_model, SHAPE, wind.CLASSES, True),
     architectures=foreign_networks(SHAPE, wind.CLASSES),
 )
