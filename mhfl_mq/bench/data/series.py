@@ -1,9 +1,9 @@
 """The network for series of measurements: four 1-D convolution blocks that nest in width, in depth, and in both.
 
-A normalisation over the steps of one series takes away the level that the series is at, and with two channels in a group
-nearly all of it. Where the level says most (wind speed), the stem is not normalised and every block adds to what it gets
-(He et al., CVPR 2016), so that the level comes through: small tiers gain most. Where the shape says most (a pressure's
-transients in a load cycle), the levels are better gone: they differ from site to site, and hide the shape.
+A normalisation over the steps of one series takes away the level that the series is at, and with two channels in a
+group nearly all of it. Where the level says most (wind speed), the stem is not normalised and every block adds to what
+it gets (He et al., CVPR 2016), so that the level comes through: small tiers gain most. Where the shape says most (a
+pressure's transients in a load cycle), the full network learns better without.
 """
 
 from typing import Final
