@@ -132,6 +132,8 @@ def planned_layout(
     if plan.public and public is None:
         raise TaskError("it has no public data", where=f"task {task.name!r}", remedy="give it public_data")
     sizes = Sizes(task, tuple(tiers), plan, public)
+    if plan.cut is not Cut.APART:
+        _check_one_model(sizes)
     own = tuple(_own(one, sizes) for one in plan.own)
     if plan.shares is Shares.NOTHING:
         return Layout(sizes.tiers, {}, own, whole=True), sizes
@@ -141,15 +143,19 @@ def planned_layout(
     return replace(layout, parameters=(*own, *layout.parameters)) if own else layout, sizes
 
 
-def _nested(sizes: Sizes) -> Layout:
-    task, plan = sizes.task, sizes.plan
+def _check_one_model(sizes: Sizes) -> None:
+    """No tier is of another architecture than the others."""
     foreign = [tier.name for tier in sizes.tiers if tier.architecture]
     if foreign:
         raise LayoutError(
-            f"tier {foreign[0]!r} names an architecture, and this algorithm cuts all tiers out of one model",
-            where=task.name,
+            f"tier {foreign[0]!r} names an architecture, and this algorithm makes all tiers of one model",
+            where=sizes.task.name,
             remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
         )
+
+
+def _nested(sizes: Sizes) -> Layout:
+    task, plan = sizes.task, sizes.plan
     by_shape = {(tier.width, tier.depth): tier for tier in sizes.tiers}
 
     def build(shape: TierShape) -> nn.Module:
