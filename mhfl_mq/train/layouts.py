@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from mhfl_mq.errors import LayoutError, TaskError
+from mhfl_mq.errors import LayoutError, MhflError, TaskError
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
@@ -30,10 +30,17 @@ def _build(task: Task, tier: Tier, plan: Plan, *, keep_depth: bool) -> nn.Module
         return _architecture(task, tier)
     shape = TierShape(tier.width, tier.depth if keep_depth else 0, plan.exits)
     try:
-        module = task.model(shape)
+        return _made(task, shape, plan)
+    except MhflError:
+        raise
     except Exception as error:
         what = f"its model of {shape} cannot be built: {type(error).__name__}: {error}"
         raise TaskError(what, where=f"task {task.name!r}") from error
+
+
+def _made(task: Task, shape: TierShape, plan: Plan) -> nn.Module:
+    """The task's model, as the plan needs it; what goes wrong in the task's own code comes out as it is."""
+    module = task.model(shape)
     if plan.exits and not (isinstance(module, ExitNet) and len(module.heads) == len(module.blocks)):
         raise TaskError(
             f"its model of {shape} has no exit after each block",
@@ -142,11 +149,9 @@ def _nested(sizes: Sizes) -> Layout:
             where=task.name,
             remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
         )
-    by_shape = {(tier.width, tier.depth): tier for tier in sizes.tiers}
 
     def build(shape: TierShape) -> nn.Module:
-        known = by_shape.get((shape.width, shape.depth), Tier("?", shape.width, shape.depth))
-        return _build(task, known, plan, keep_depth=True)
+        return _made(task, TierShape(shape.width, shape.depth, plan.exits), plan)
 
     sample = task.sample() if task.sample is not None else None
     layout = derive_layout(build, sizes.tiers, sample=sample, annotations=task.annotations)

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from mhfl_mq.families import HeteroFL
+from mhfl_mq.families.sharing.heterofl import HeteroFL
 from mhfl_mq.segments import Accumulator, Bounds, Packer, Vector
-from mhfl_mq.train.loop import batches, shard_luck, train_tier
+from mhfl_mq.train.loop import batches, shard_luck, train_round
 from mhfl_mq.train.model import TaskModels
+from mhfl_mq.train.steps import Job
+from mhfl_mq.train.steps.plain import Plain
 from tests.golden.comparisons import assert_heterofl
 from tests.golden.network import Arrays
 from tests.golden.reference import heterofl_round
@@ -46,12 +48,10 @@ def our_round(models: TaskModels, head: Vector, round_number: int) -> Vector:
     for shard in PRESENT[round_number - 1]:
         tier, data = TIER_OF[shard], examples(shard)
         base = head[: layout.lengths[tier]].copy()
-        trained = train_tier(
-            TASK, models.build(tier), base, data, OPTIONS, round_number=round_number, luck=shard_luck(shard)
-        )
-        total.fold(trained.delta, tier, algorithm.weight(trained.weight))
+        trained = train_round(Plain(), Job(models, tier, base, data, OPTIONS, {}, round_number, shard_luck(shard)))
+        total.fold(trained.update, tier, algorithm.weight(trained.weight))
     new = np.empty_like(head)
-    algorithm.finalize(total, head, new)
+    algorithm.finalize(total, layout, head, new)
     return new
 
 

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError
-from mhfl_mq.families import HeteroFL
+from mhfl_mq.families.sharing.heterofl import HeteroFL
 from mhfl_mq.segments import Accumulator, Bounds, Tier, Vector
 from mhfl_mq.train.derive import TierShape, layout_arrays
-from mhfl_mq.train.loop import train_tier
+from mhfl_mq.train.loop import train_round
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.options import TrainOptions
+from mhfl_mq.train.steps import Job
+from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.task import Examples, Task, load_task
 
 OPTIONS = TrainOptions(steps=3, batch=8)
@@ -48,13 +50,13 @@ def aggregated(models: TaskModels, head: Vector, updates: Sequence[tuple[int, Ve
     for tier, delta in updates:
         total.fold(delta, tier, 1.0)
     new = np.empty_like(head)
-    HeteroFL().finalize(total, head, new)
+    HeteroFL().finalize(total, models.layout, head, new)
     return new
 
 
 def update_of(models: TaskModels, head: Vector, tier: int, options: TrainOptions = OPTIONS) -> Vector:
     base = head[: models.layout.lengths[tier]].copy()
-    return train_tier(models.task, models.build(tier), base, data("a"), options, round_number=1, luck=(tier,)).delta
+    return train_round(Plain(), Job(models, tier, base, data("a"), options, {}, 1, luck=(tier,))).update
 
 
 # ---- widths that a norm's groups do not allow --------------------------------------------------------------------
@@ -161,7 +163,10 @@ def test_a_count_of_batches_stays_a_whole_number_of_its_device() -> None:
     assert "1.num_batches_tracked" not in layout_arrays(model.module)
     counter = model.module.get_buffer("1.num_batches_tracked")
     counter += 2**24 + 1
-    delta = train_tier(task, model, head, data("a"), OPTIONS, round_number=1, luck=()).delta
+    stepper = PlainStepper(Job(models, 0, head, data("a"), OPTIONS, {}, 1), model)
+    for _ in range(OPTIONS.steps):
+        stepper.step(data("a"))
+    delta = stepper.finish().update
     assert counter.dtype == torch.int64
     assert int(counter) == 2**24 + 1 + OPTIONS.steps
     assert delta.size == sum(p.numel() for p in model.module.parameters()) + 2 * 8
