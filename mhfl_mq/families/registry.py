@@ -6,6 +6,7 @@ from typing import Final
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.numbers import Number, hint, read_numbers
+from mhfl_mq.families.sharing.depthfl import DepthFL
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.heterofl import HeteroFL
 
@@ -14,6 +15,7 @@ __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algo
 _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
+    DepthFL,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.depthfl import DepthFL
 from mhfl_mq.train.steps.plain import Plain
 
 __all__ = ["METHODS", "method_of"]
@@ -12,6 +13,7 @@ __all__ = ["METHODS", "method_of"]
 METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedavg": Plain,
     "heterofl": Plain,
+    "depthfl": DepthFL,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
