@@ -9,6 +9,7 @@ from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.depthfl import DepthFL
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families.sharing.scalefl import ScaleFL
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
 
@@ -16,6 +17,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
     DepthFL,
+    ScaleFL,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

@@ -7,6 +7,7 @@ from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
 from mhfl_mq.train.steps.depthfl import DepthFL
 from mhfl_mq.train.steps.plain import Plain
+from mhfl_mq.train.steps.scalefl import ScaleFL
 
 __all__ = ["METHODS", "method_of"]
 
@@ -14,6 +15,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedavg": Plain,
     "heterofl": Plain,
     "depthfl": DepthFL,
+    "scalefl": ScaleFL,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
