@@ -29,6 +29,7 @@ def installed() -> Known:
         stages=frozenset(offer.name for offer in entry_points(group=GROUP)),
         stages_misfit=_stages_misfit,
         tiers_misfit=_tiers_misfit,
+        option_misfit=_option_misfit,
     )
 
 
@@ -43,6 +44,11 @@ def _stages_misfit(names: Sequence[str]) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def _option_misfit(algorithm: str, option: str, value: float) -> str:
+    number = None if algorithm == AUTO else algorithm_numbers(algorithm).get(option)
+    return "" if number is None else number.fault(value)
 
 
 def _tiers_misfit(algorithm: str, tiers: int) -> str:

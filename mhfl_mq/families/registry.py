@@ -8,7 +8,10 @@ from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.depthfl import DepthFL
 from mhfl_mq.families.sharing.fedavg import FedAvg
+from mhfl_mq.families.sharing.fedper import FedPer
+from mhfl_mq.families.sharing.fedrep import FedRep
 from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
 from mhfl_mq.families.sharing.scalefl import ScaleFL
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
@@ -18,6 +21,9 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     HeteroFL,
     DepthFL,
     ScaleFL,
+    FedPer,
+    FedRep,
+    LGFedAvg,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

@@ -6,6 +6,8 @@ from typing import Final
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
 from mhfl_mq.train.steps.depthfl import DepthFL
+from mhfl_mq.train.steps.fedrep import FedRep
+from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
 from mhfl_mq.train.steps.scalefl import ScaleFL
 
@@ -16,6 +18,9 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "heterofl": Plain,
     "depthfl": DepthFL,
     "scalefl": ScaleFL,
+    "fedper": Personal,
+    "fedrep": FedRep,
+    "lg-fedavg": Personal,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
