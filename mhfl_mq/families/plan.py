@@ -52,7 +52,8 @@ class Own:
 class Plan:
     """What the layout of an algorithm is made of.
 
-    `exits`: the model has one head per block. `private_last`: the last block of each tier, and its head, are that
+    `exits`: the model has one head per block. `blocks`: it has blocks and a single head, and tiers differ in how many
+    blocks they train at once. `private_last`: the last block of each tier, and its head, are that
     tier's alone. `rolls`: the layout says which groups may be rolled. `public`: the task must have public data.
     `server`: the last tier is the aggregator's own model, which no device is given.
     """
@@ -61,6 +62,7 @@ class Plan:
     shares: Shares = Shares.ALL
     own: tuple[Own, ...] = ()
     exits: bool = False
+    blocks: bool = False
     private_last: bool = False
     rolls: bool = False
     public: bool = False

@@ -8,6 +8,7 @@ from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.depthfl import DepthFL
 from mhfl_mq.families.sharing.fedavg import FedAvg
+from mhfl_mq.families.sharing.fedepth import FeDepth
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
 from mhfl_mq.families.sharing.heterofl import HeteroFL
@@ -21,6 +22,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     HeteroFL,
     DepthFL,
     ScaleFL,
+    FeDepth,
     FedPer,
     FedRep,
     LGFedAvg,

@@ -14,6 +14,7 @@ from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
 from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
+from mhfl_mq.train.links import check_links
 from mhfl_mq.train.parts import Head, Parts, find_head, parts_of
 from mhfl_mq.train.task import Examples, Task
 
@@ -47,6 +48,12 @@ def _made(task: Task, shape: TierShape, plan: Plan) -> nn.Module:
             f"its model of {shape} has no exit after each block",
             where=f"task {task.name!r}",
             remedy="build it as a mhfl_mq.train.exits.ExitNet with one head per block where shape.exits is true",
+        )
+    if (plan.blocks or plan.private_last) and not (isinstance(module, ExitNet) and len(module.heads) == 1):
+        raise TaskError(
+            f"its model of {shape} is not made of blocks with one head after the last",
+            where=f"task {task.name!r}",
+            remedy="build it as a mhfl_mq.train.exits.ExitNet with a single head where shape.exits is false",
         )
     return module
 
@@ -173,9 +180,29 @@ def _nested(sizes: Sizes) -> Layout:
 
 def _whole(sizes: Sizes) -> Layout:
     """Every tier holds the full model."""
-    arrays = layout_arrays(build_module(sizes.task, sizes.tiers, len(sizes.tiers) - 1, sizes.plan))
+    module = build_module(sizes.task, sizes.tiers, len(sizes.tiers) - 1, sizes.plan)
+    if isinstance(module, ExitNet) and sizes.plan.blocks:
+        _check_blocks(sizes, module)
+    arrays = layout_arrays(module)
     uncut = tuple(Parameter(name, tuple(Axis(n) for n in array.shape)) for name, array in arrays.items())
     return Layout(sizes.tiers, {}, uncut, whole=True)
+
+
+def _check_blocks(sizes: Sizes, net: ExitNet) -> None:
+    """Tiers must differ in nothing but their depth, and the head must be within reach of each group's last block."""
+    widest = sizes.tiers[-1]
+    other = next((tier for tier in sizes.tiers if tier.width != widest.width), None)
+    if other is not None:
+        raise LayoutError(
+            f"tier {other.name!r} has the width {other.width:g} and tier {widest.name!r} {widest.width:g}, and this "
+            "algorithm trains the full model on every device",
+            where=sizes.task.name,
+            remedy="give tiers of one width; their depth is the number of blocks that they train at once (0: all)",
+        )
+    blocks = len(net.blocks)
+    depths = {tier.depth for tier in sizes.tiers if tier.depth}
+    ends = {end for depth in depths for end in range(depth - 1, blocks - 1, depth)}
+    check_links(net, sizes.sample(net)[0], ends)
 
 
 def _apart(sizes: Sizes) -> Layout:

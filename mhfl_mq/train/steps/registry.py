@@ -6,6 +6,7 @@ from typing import Final
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
 from mhfl_mq.train.steps.depthfl import DepthFL
+from mhfl_mq.train.steps.fedepth import FeDepth
 from mhfl_mq.train.steps.fedrep import FedRep
 from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
@@ -18,6 +19,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "heterofl": Plain,
     "depthfl": DepthFL,
     "scalefl": ScaleFL,
+    "fedepth": FeDepth,
     "fedper": Personal,
     "fedrep": FedRep,
     "lg-fedavg": Personal,
