@@ -12,6 +12,7 @@ from mhfl_mq.families.sharing.fedepth import FeDepth
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
 from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families.sharing.inclusivefl import InclusiveFL
 from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
 from mhfl_mq.families.sharing.scalefl import ScaleFL
 
@@ -23,6 +24,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     DepthFL,
     ScaleFL,
     FeDepth,
+    InclusiveFL,
     FedPer,
     FedRep,
     LGFedAvg,

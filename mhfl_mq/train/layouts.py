@@ -16,6 +16,7 @@ from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
 from mhfl_mq.train.links import check_links
 from mhfl_mq.train.parts import Head, Parts, find_head, parts_of
+from mhfl_mq.train.private_last import private_last_layout
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["Sizes", "build_module", "planned_layout"]
@@ -164,6 +165,10 @@ def _nested(sizes: Sizes) -> Layout:
             where=task.name,
             remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
         )
+    if plan.private_last:
+        with torch.random.fork_rng(devices=[]):
+            modules = [build_module(task, sizes.tiers, k, plan) for k in range(len(sizes.tiers))]
+        return private_last_layout(sizes.tiers, [module for module in modules if isinstance(module, ExitNet)])
 
     def build(shape: TierShape) -> nn.Module:
         return _made(task, TierShape(shape.width, shape.depth, plan.exits), plan)
@@ -175,7 +180,7 @@ def _nested(sizes: Sizes) -> Layout:
             build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)
         ]
         layout = replace(layout, rolls=roll_units(widest, layout, sizes.sample(widest[-1])))
-    return _private_last(layout, sizes) if plan.private_last else layout
+    return layout
 
 
 def _whole(sizes: Sizes) -> Layout:
@@ -224,10 +229,6 @@ _CUTS: Mapping[Cut, Callable[[Sizes], Layout]] = {
     Cut.APART: _apart,
     Cut.RANKED: _ranked,
 }
-
-
-def _private_last(layout: Layout, sizes: Sizes) -> Layout:
-    raise NotImplementedError
 
 
 def _shared(layout: Layout, sizes: Sizes) -> Layout:

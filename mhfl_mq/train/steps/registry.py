@@ -20,6 +20,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "depthfl": DepthFL,
     "scalefl": ScaleFL,
     "fedepth": FeDepth,
+    "inclusivefl": Plain,
     "fedper": Personal,
     "fedrep": FedRep,
     "lg-fedavg": Personal,
