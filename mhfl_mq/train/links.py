@@ -2,7 +2,7 @@
 
 A link has no parameters. Where a block gives features of the size that the head takes, it is nothing; where the size
 differs, places are left out at even steps and missing channels are zeros on both sides, as in FeDepth (Zhang et al.
-2023, the shortcut A of He et al. 2016).
+2023, the shortcut A of He et al. 2016); steps are as even as they can be where the places do not divide.
 """
 
 from collections.abc import Iterable
@@ -33,16 +33,19 @@ def link(features: Tensor, shape: tuple[int, ...], block: int) -> Tensor:
     if have == shape:
         return features
     fits = len(have) == len(shape) > 0 and have[0] <= shape[0]
-    if not fits or any(here % there for here, there in zip(have[1:], shape[1:], strict=True)):
+    if not fits or any(here < there for here, there in zip(have[1:], shape[1:], strict=True)):
         raise TaskError(
             f"it gives features {have}, which cannot be brought to the head's {shape}",
             where=f"blocks.{block}",
-            remedy="let blocks keep the size of their features, or add channels and divide the places evenly",
+            remedy="let blocks keep the size of their features, or from block to block add channels and leave places "
+            "out, never the other way",
         )
-    steps = [slice(None, None, here // there) for here, there in zip(have[1:], shape[1:], strict=True)]
+    for axis, (here, there) in enumerate(zip(have[1:], shape[1:], strict=True), 2):
+        if here != there:
+            features = features.index_select(axis, torch.arange(there) * here // there)
     missing = shape[0] - have[0]
     ends = [missing // 2, missing - missing // 2]  # of the channels; `pad` counts axes from the last one
-    return pad(features[(slice(None), slice(None), *steps)], [0, 0] * len(steps) + ends)
+    return pad(features, [0, 0] * (len(shape) - 1) + ends)
 
 
 def check_links(net: ExitNet, sample: Tensor, after: Iterable[int]) -> None:

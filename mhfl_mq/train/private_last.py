@@ -14,7 +14,10 @@ from mhfl_mq.train.exits import ExitNet
 
 __all__ = ["private_last_layout"]
 
-_ALIKE = "build all blocks alike and give all tiers one width: a tier's last block learns from the layers after it"
+_ALIKE = (
+    "build all blocks from the smallest tier's last one on alike, and give all tiers one width: a tier's last block "
+    "learns from the layers after it"
+)
 
 
 def private_last_layout(tiers: Sequence[Tier], nets: Sequence[ExitNet]) -> Layout:
@@ -28,7 +31,8 @@ def private_last_layout(tiers: Sequence[Tier], nets: Sequence[ExitNet]) -> Layou
             remedy="give each tier a depth, more than that of the tier before (0, all blocks, to the last one only)",
         )
     tables = [layout_arrays(net) for net in nets]
-    _check_blocks(tables[-1], depths[-1])
+    if len(tiers) > 1:
+        _check_blocks(tables[-1], range(depths[0] - 1, depths[-1]))
     shared: dict[str, Parameter] = {}
     private: list[Parameter] = []
     for k, (table, depth) in enumerate(zip(tables, depths, strict=True)):
@@ -49,23 +53,22 @@ def private_last_layout(tiers: Sequence[Tier], nets: Sequence[ExitNet]) -> Layou
     return Layout(tuple(tiers), {}, (*shared.values(), *private))
 
 
-def _check_blocks(table: Table, depth: int) -> None:
-    """All blocks of the deepest network must have the same arrays: their steps are mixed."""
-    blocks = [
-        {
-            name.removeprefix(f"blocks.{i}."): tuple(t.shape)
-            for name, t in table.items()
-            if name.startswith(f"blocks.{i}.")
-        }
-        for i in range(depth)
-    ]
-    for i, block in enumerate(blocks):
+def _check_blocks(table: Table, numbers: range) -> None:
+    """From the smallest tier's last block on all must have the same arrays: their steps are mixed."""
+    blocks = {i: _arrays_of(table, f"blocks.{i}.") for i in numbers}
+    first = blocks[numbers[0]]
+    for i, block in blocks.items():
         if not block:
             raise LayoutError("it has no arrays of its own", where=f"blocks.{i}", remedy=_ALIKE)
-        for name in sorted({*block, *blocks[0]}):
-            if block.get(name) != blocks[0].get(name):
+        for name in sorted({*block, *first}):
+            if block.get(name) != first.get(name):
                 raise LayoutError(
-                    f"it is {block.get(name, 'not there')}, and {blocks[0].get(name, 'not there')} in blocks.0",
+                    f"it is {block.get(name, 'not there')}, and {first.get(name, 'not there')} in blocks.{numbers[0]}",
                     where=f"blocks.{i}.{name}",
                     remedy=_ALIKE,
                 )
+
+
+def _arrays_of(table: Table, prefix: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a block's arrays, by their names in it."""
+    return {name.removeprefix(prefix): tuple(t.shape) for name, t in table.items() if name.startswith(prefix)}

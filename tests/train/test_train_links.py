@@ -23,6 +23,12 @@ def test_places_are_left_out_evenly_and_missing_channels_are_zeros_on_both_sides
     assert not found[:, 4:].any()
 
 
+def test_places_that_do_not_divide_are_left_out_as_evenly_as_can_be() -> None:
+    features = torch.arange(14.0).reshape(1, 1, 14)
+    assert link(features, (1, 3), 0).flatten().tolist() == [0, 4, 9]
+    assert link(features, (1, 13), 0).flatten().tolist() == [float(i) for i in range(13)]
+
+
 def test_a_vector_of_features_gets_its_zeros_too() -> None:
     assert link(torch.ones(2, 3), (5,), 0).tolist() == [[0, 1, 1, 1, 0]] * 2
 
@@ -33,7 +39,7 @@ def test_a_link_passes_gradients_on() -> None:
     assert gradient[0, 0].tolist() == [1, 0] * 4
 
 
-@pytest.mark.parametrize("shape", [(2, 8), (4, 3), (4, 16), (4, 8, 1), (32,)])
+@pytest.mark.parametrize("shape", [(2, 8), (4, 16), (2, 16), (4, 8, 1), (32,)])
 def test_features_that_cannot_be_fitted_are_refused_with_what_to_do(shape: tuple[int, ...]) -> None:
     with pytest.raises(TaskError, match=r"^blocks\.1: it gives features \(3, 8\), .*; let blocks keep the size"):
         link(torch.rand(2, 3, 8), shape, 1)

@@ -95,9 +95,10 @@ def test_blocks_of_several_shapes_are_refused_since_their_steps_are_mixed() -> N
         blocks = [conv(a, b) for a, b in pairwise(sizes)]
         return ExitNet(conv(2, CHANNELS), blocks, [head(sizes[-1])])
 
-    said = r"^blocks\.1\.0\.weight: it is \(16, 16, 3\), and \(16, 8, 3\) in blocks\.0; build all blocks alike"
+    said = r"^blocks\.1\.0\.weight: it is \(16, 16, 3\), and \(16, 8, 3\) in blocks\.0; build all blocks from the"
     with pytest.raises(LayoutError, match=said):
         TaskModels(task_of(build), DEPTHS, PLAN)
+    TaskModels(task_of(build), DEPTHS[1:], PLAN)  # nobody's last block is the one that differs
 
 
 def test_a_block_with_another_kind_of_array_is_refused() -> None:
