@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from mhfl_mq.errors import LocalMisuse, PeerFault
+from mhfl_mq.errors import LocalMisuse, PeerFault, StoreFull
 from mhfl_mq.segments import Accumulator, Bounds, Compacted, Feedback, Form, Vector, check_update, stored_update
 from mhfl_mq.segments.blocks import BLOCK, read_blocks, source_length
 from mhfl_mq.segments.compact import SCALED, norm, pack
@@ -173,6 +173,12 @@ def test_the_fold_takes_it_as_it_is(out: Path) -> None:
         total.finalize(np.zeros(vector.size, np.float32), new)
         sums.append(new)
     assert np.array_equal(sums[0], sums[1])
+
+
+@pytest.mark.parametrize("form", [Form(), Form(8)])
+def test_a_disk_without_room_is_said_to_be_one(form: Form) -> None:
+    with pytest.raises(StoreFull, match="no room left while writing an update"):
+        pack(normal(100_000), form, "/dev/full")
 
 
 @pytest.mark.parametrize("form", [Form(), Form(8)])
