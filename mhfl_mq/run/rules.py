@@ -101,7 +101,8 @@ class PolicyDecider:
         decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
         how = decision.answer
         options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
-        return Upload(options, how.every, f"{how}: {decision.why}")
+        against = [str(reason) for reason in decision.reasons if not reason.holds]  # the last one decided
+        return Upload(options, how.every, f"{how}, for {against[-1]}" if against else "")
 
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""
