@@ -43,23 +43,28 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One size class: the share of the width, the number of blocks (0: all), and what it may cost."""
+    """One size class: the share of the width, the number of blocks (0: all), and what it may cost.
+
+    `architecture` names a model of the task that is unlike the others; empty: the task's one model, cut.
+    """
 
     name: str
     width: float
     depth: int = 0
     budget: Budget = Budget()
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """The method by name; `weighting` says what an update counts in the mean: `uniform` or `samples`.
+    """The method by name; `weighting` says what an update counts in the mean: `uniform`, `samples`, or empty for what
+    the method itself says.
 
     `options` are its numbers (steps, batch, rate, ...) and travel in each offer.
     """
 
     name: str
-    weighting: str = "uniform"
+    weighting: str = ""
     options: Mapping[str, float] = field(default_factory=dict)
 
 

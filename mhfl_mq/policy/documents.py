@@ -123,12 +123,16 @@ class Tier(Part):
     """One size class of the model."""
 
     name: Id = Field(description="the tier's name, unique")
-    width: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the full model's width, over 0 to 1")
+    width: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the full model's width, over 0 to 1")
     depth: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="blocks kept; left out: all")
+    architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+-]{0,64}$")] = Field(
+        "", description="a model of the task that is unlike the other tiers'; left out: the task's one model, cut"
+    )
     budget: Budget = Field(default_factory=Budget, description="what the tier may cost on a device, measured")
 
     def compiled(self) -> compiled.Tier:
-        return compiled.Tier(self.name, self.width, self.depth or 0, self.budget.compiled())
+        budget = self.budget.compiled()
+        return compiled.Tier(self.name, self.width, self.depth or 0, budget, self.architecture)
 
 
 class AlgorithmOptions(Part):
@@ -137,8 +141,8 @@ class AlgorithmOptions(Part):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
-    weighting: Literal["uniform", "samples"] = Field(
-        "uniform", description="what an update counts in the mean: one, or its training examples"
+    weighting: Literal["uniform", "samples"] | None = Field(
+        None, description="what an update counts in the mean: one, or its training examples; left out: as published"
     )
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(20, description="training steps per device and round")
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(64, description="examples per training step")
@@ -156,7 +160,7 @@ class Algorithm(Part):
     options: AlgorithmOptions = Field(default_factory=AlgorithmOptions, description="its numbers")
 
     def compiled(self) -> compiled.Algorithm:
-        return compiled.Algorithm(self.name, self.options.weighting, self.options.numbers())
+        return compiled.Algorithm(self.name, self.options.weighting or "", self.options.numbers())
 
 
 class Quorum(Part):

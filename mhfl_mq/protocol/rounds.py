@@ -30,6 +30,7 @@ from mhfl_mq.protocol.events import Merged, UpdateBad, UpdateStored
 from mhfl_mq.protocol.pauses import Once, Timer
 from mhfl_mq.protocol.records import RoundClosed, RoundOpened, UpdateCounted, VersionAdded
 from mhfl_mq.protocol.rules import Decider, Rules, Upload
+from mhfl_mq.protocol.scores import reported
 from mhfl_mq.protocol.states import ROUND, RoundState, RoundStep
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import Close, Decline, Offer, Receipt, UpdateReady, Verdict, Withdraw
@@ -140,6 +141,7 @@ class Round:
             stages=rules.stages,
             policy=self.opened.policy,
             deadline_s=rules.deadline_s,
+            holds=rules.tiers[tier].segments,
         )
 
     # ---- collecting ----
@@ -282,7 +284,10 @@ class Round:
         if self.state is not RoundState.MERGING:
             return []
         self._step(RoundStep.MERGED)
-        decision = self._decider.gate(event.metrics, head.metrics)
+        # Where nobody but the devices can say how good the models are, they have said it with their updates.
+        tiers = tuple(tier.name for tier in self._rules.tiers)
+        metrics = dict(event.metrics) or reported(self.counted.values(), tiers, head.metrics)
+        decision = self._decider.gate(metrics, head.metrics)
         if not decision.yes:
             return self.abort(f"the gate said no: {decision.text}")
         self._step(RoundStep.COMMIT)
@@ -294,7 +299,7 @@ class Round:
             layout=self._rules.layout,
             origin="round",
             round=self.number,
-            metrics=entries.finite(event.metrics),
+            metrics=entries.finite(metrics),
             reason=decision.text,
         )
         closed = RoundClosed(self.number, "committed", decision.text, version, self.turns)

@@ -35,6 +35,7 @@ class Rules:
     max_weight: float
     batch: int
     options: Mapping[str, float] = field(default_factory=dict)
+    public: str = ""  # SHA-256 of the public examples; empty: the algorithm needs none
     stages: tuple[str, ...] = ()
     cohort: int | None = None  # counted updates that close a round early (more are invited); None: all invited
     compacts: bool = False  # an update may be smaller than raw float32

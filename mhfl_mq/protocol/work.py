@@ -120,6 +120,8 @@ class Work:
             return "layout", f"the offer has layout {offer.layout}, this device has {saved.layout}"
         if offer.tier != saved.tier:
             return "tier", f"the offer is for tier {offer.tier}, this device carries tier {saved.tier}"
+        if (offer.holds or tuple(range(offer.tier + 1))) != saved.segments:
+            return "segments", f"the offer is not of the segments {saved.segments}, which this device's tier holds"
         objection = self._stages.objection(offer.stages)
         return ("stages", plain(objection)) if objection else None
 

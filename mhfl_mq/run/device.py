@@ -108,7 +108,7 @@ class DeviceHost:
         self._jobs = Jobs()
         self._meter = Meter(machine.saved.link_bytes_s)
         self._update: Manifest | None = None
-        self._tier = -1
+        self._followed: tuple[int, ...] = ()  # segments
 
     @property
     def transfers(self) -> int:
@@ -219,8 +219,8 @@ class DeviceHost:
                 self._transport.ack(token)
             case Probe(survey, session):
                 self._jobs.start("probe", self._probe(survey, session))
-            case Follow(tier):
-                self._jobs.start("follow", self._follow(tier))
+            case Follow(segments):
+                self._jobs.start("follow", self._follow(segments))
             case FetchSegments(offer):
                 self._gathering.want("round", offer.segments, partial(self._fetched, offer.round))
             case Train(offer):
@@ -231,8 +231,8 @@ class DeviceHost:
             case ForgetUpdate():
                 self._forget_update()
             case Install(head):
-                segments = head.segments[: self._tier + 1]
-                self._gathering.want("head", segments, partial(self._installed, head.version, segments))
+                held = tuple(head.segments[k] for k in self._machine.saved.segments if k < len(head.segments))
+                self._gathering.want("head", held, partial(self._installed, head.version, held))
             case Alarm(text):
                 log.warning(text)
             case _:
@@ -242,10 +242,9 @@ class DeviceHost:
         if self._transport.connected:  # else it would only be late: the receiver asks again
             self._mailer.send(self._topics.pull(self._device), pull)
 
-    async def _follow(self, tier: int) -> None:
-        wanted = self._topics.tier_filters(tier)
-        old = self._topics.tier_filters(self._tier) if self._tier >= 0 else []
-        self._tier = tier
+    async def _follow(self, segments: tuple[int, ...]) -> None:
+        wanted, old = self._topics.tier_filters(segments), self._topics.tier_filters(self._followed)
+        self._followed = segments
         gone = [one for one, _ in old if one not in {other for other, _ in wanted}]
         new = [one for one in wanted if one not in old]
         if gone:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mhfl_mq.errors import LocalMisuse, StoreError
-from mhfl_mq.segments.pack import Vector
+from mhfl_mq.segments.vectors import Vector
 
 __all__ = ["BLOCK", "Blockwise", "Source", "Span", "read_blocks", "source_length"]
 

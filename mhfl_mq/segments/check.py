@@ -7,7 +7,7 @@ import numpy as np
 
 from mhfl_mq.errors import LocalMisuse, PeerFault
 from mhfl_mq.segments.blocks import Source, read_blocks, source_length
-from mhfl_mq.segments.pack import Vector
+from mhfl_mq.segments.vectors import Vector
 
 __all__ = ["Fault", "UpdateCheck", "check_update", "within"]
 
@@ -37,7 +37,7 @@ class UpdateCheck:
 def check_update(source: Source, length: int, bound: float) -> UpdateCheck:
     """Read an update once, in cache-sized blocks, and say whether it can be folded.
 
-    `length` is the prefix's length in coordinates, `bound` the largest magnitude that the round allows.
+    `length` is that of the tier's vector in coordinates, `bound` the largest magnitude that the round allows.
     """
     limit = np.float32(bound)
     if not (np.isfinite(limit) and limit > 0):

@@ -62,7 +62,20 @@ def test_a_new_folder_gives_the_defaults(folder: Path) -> None:
         assert store.load() == SavedDevice()
 
 
-@pytest.mark.parametrize("state", [SavedDevice(), OLD, NEW])
+APART = replace(
+    OLD,
+    survey=replace(
+        SURVEY,
+        tiers=(SURVEY.tiers[0], replace(SURVEY.tiers[0], name="other", architecture="net", segments=(0, 2))),
+        algorithm="fedproto",
+        options={"rate": 0.5},
+        public="ab" * 32,
+    ),
+    offer=replace(OFFER, holds=(0, 2)),
+)
+
+
+@pytest.mark.parametrize("state", [SavedDevice(), OLD, NEW, APART])
 def test_a_state_comes_back_as_it_was(folder: Path, state: SavedDevice) -> None:
     with open_in(folder) as store:
         store.save(SavedDevice(epoch=99))
