@@ -7,6 +7,7 @@ from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
+from mhfl_mq.families.sharing.fedrolex import FedRolex
 from mhfl_mq.families.sharing.heterofl import HeteroFL
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
@@ -14,6 +15,7 @@ __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algo
 _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
+    FedRolex,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

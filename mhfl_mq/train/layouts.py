@@ -151,9 +151,24 @@ def _nested(sizes: Sizes) -> Layout:
     sample = task.sample() if task.sample is not None else None
     layout = derive_layout(build, sizes.tiers, sample=sample, annotations=task.annotations)
     if plan.rolls:
-        widest = [build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)]
-        layout = replace(layout, rolls=roll_units(widest, layout, sizes.sample(widest[-1])))
+        widest = [
+            build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)
+        ]
+        layout = replace(layout, rolls=_rolls(roll_units(widest, layout, sizes.sample(widest[-1])), layout, task))
     return _private_last(layout, sizes) if plan.private_last else layout
+
+
+def _rolls(units: Mapping[str, int], layout: Layout, task: Task) -> Mapping[str, int]:
+    """The units of the groups that may be rolled; those that may not keep their static prefix, if any is left."""
+    if layout.groups and not units:
+        raise LayoutError(
+            f"none of the groups {', '.join(sorted(layout.groups))} can be rolled: the model reads the order of all "
+            "their channels",
+            where=task.name,
+            remedy="use heterofl, whose windows stay, or take out what fixes the order (a code of positions, a local "
+            "norm over channels)",
+        )
+    return units
 
 
 def _whole(sizes: Sizes) -> Layout:

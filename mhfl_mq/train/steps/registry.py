@@ -12,6 +12,7 @@ __all__ = ["METHODS", "method_of"]
 METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedavg": Plain,
     "heterofl": Plain,
+    "fedrolex": Plain,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
