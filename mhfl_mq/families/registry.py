@@ -8,7 +8,9 @@ from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedrolex import FedRolex
+from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families.sharing.slimmable import Slimmable
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
 
@@ -16,6 +18,8 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
     FedRolex,
+    Slimmable,
+    FjORD,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

@@ -5,7 +5,9 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.fjord import FjORD
 from mhfl_mq.train.steps.plain import Plain
+from mhfl_mq.train.steps.slimmable import Slimmable
 
 __all__ = ["METHODS", "method_of"]
 
@@ -13,6 +15,8 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedavg": Plain,
     "heterofl": Plain,
     "fedrolex": Plain,
+    "slimmable": Slimmable,
+    "fjord": FjORD,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
