@@ -23,7 +23,7 @@ def test_they_lie_in_the_vector_as_heterofl_does_and_a_sum_is_enough(name: str) 
 def test_self_distillation_is_said_to_devices_and_is_on_or_off() -> None:
     assert make_algorithm("fjord").device_options({"rate": 1.0}) == {"rate": 1.0, "server_rate": 1.0, "distil": 0.0}
     assert make_algorithm("fjord", {"distil": 1}).numbers["distil"] == 1.0
-    with pytest.raises(ConfigError, match="0.5 is not a whole number"):
+    with pytest.raises(ConfigError, match=r"0\.5 is not a whole number"):
         make_algorithm("fjord", {"distil": 0.5})
     with pytest.raises(ConfigError, match="did you mean 'distil'"):
         make_algorithm("fjord", {"distill": 1})
