@@ -7,9 +7,12 @@ from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
+from mhfl_mq.families.sharing.fedper import FedPer
+from mhfl_mq.families.sharing.fedrep import FedRep
 from mhfl_mq.families.sharing.fedrolex import FedRolex
 from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
 from mhfl_mq.families.sharing.slimmable import Slimmable
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
@@ -20,6 +23,9 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedRolex,
     Slimmable,
     FjORD,
+    FedPer,
+    FedRep,
+    LGFedAvg,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

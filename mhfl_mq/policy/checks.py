@@ -30,13 +30,15 @@ class Known:
     """The names that a policy may use: what is installed here, which the policy package itself cannot know.
 
     `algorithms` maps a name to the option names that this algorithm has of its own. `stages_misfit` says what is
-    wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers; empty: nothing.
+    wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers, `option_misfit` what
+    it has against the value of one of its own options; empty: nothing.
     """
 
     algorithms: Mapping[str, frozenset[str]]
     stages: frozenset[str]
     stages_misfit: Callable[[Sequence[str]], str] = lambda _names: ""
     tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
+    option_misfit: Callable[[str, str, float], str] = lambda _algorithm, _option, _value: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,12 @@ def _algorithm(data: object, known: Known) -> Iterator[Fault]:
         if option not in has:
             message = f"{name} has no option '{option}'"
             yield Fault(Code.UNKNOWN_OPTION, (*at, "options", option), message, did_you_mean(option, has), key=True)
+            continue
+        value = _number(options[option])
+        misfit = "" if value is None else known.option_misfit(name, str(option), value)
+        if misfit:
+            hint = f"`mhfl algorithms {name}` shows its options"
+            yield Fault(Code.OUT_OF_RANGE, (*at, "options", option), f"{option}: {misfit}", hint)
 
 
 def _stage_order(data: object, known: Known) -> Iterator[Fault]:

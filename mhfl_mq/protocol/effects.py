@@ -198,7 +198,8 @@ class SavedDevice:
 
     `layout` is the one that it derived itself, `survey` the one that its tier was assigned from (the tiers' sizes);
     `last_round` is the last round that it is done with. `link_bytes_s` is its link's speed as measured (0: not yet),
-    `link_told` the one that its tier was assigned from.
+    `link_told` the one that its tier was assigned from; `step_told` are the seconds of a training step that it was
+    assigned from.
     """
 
     epoch: int = 0
@@ -212,6 +213,7 @@ class SavedDevice:
     metrics: Mapping[str, float] = field(default_factory=dict)
     link_bytes_s: float = 0.0
     link_told: float = 0.0
+    step_told: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.ports import Foundation, Trainer
-from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
+from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, choice_of, rules_of
 from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
 from mhfl_mq.segments import Tier as LayoutTier
@@ -89,6 +89,9 @@ async def run_aggregator(
     the task's first weights. Raises `ConfigError` when the folder holds another model than the policy describes.
     """
     algorithm = algorithm_of(policy)
+    choice = choice_of(policy)
+    if choice is not None:
+        log.info("algorithm auto: %s, because %s", choice.algorithm, choice.why)
     try:
         with parts.store(setup.folder, clock.now, files=parts.files) as store:
             models = Models(store.models, parts.files)
@@ -176,7 +179,16 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
         with suppress(FileNotFoundError):
             flat.unlink()
     version = VersionAdded(0, None, model, layout.digest, "initial", None, dict(metrics), "first weights")
-    facts: dict[str, Fact] = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
+    facts: dict[str, Fact] = {
+        "version": 0,
+        "model": model,
+        "layout": layout.digest,
+        "policy": policy.digest,
+        "algorithm": algorithm_name(policy),
+    }
+    choice = choice_of(policy)
+    if choice is not None:
+        facts["why"] = f"auto: {choice.why}"
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
 

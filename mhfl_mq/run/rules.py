@@ -4,13 +4,22 @@ import random
 from collections.abc import Mapping, Sequence
 
 from mhfl_mq.errors import ConfigError
-from mhfl_mq.families import Algorithm, Evaluated, algorithm_numbers, make_algorithm
+from mhfl_mq.families import AUTO, Algorithm, Choice, Constraint, Evaluated, algorithm_numbers, choose, make_algorithm
 from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
 from mhfl_mq.protocol.rules import Candidate, Decision, Rules
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.wire.messages import Capability, TierSpec
 
-__all__ = ["PolicyDecider", "algorithm_of", "layout_tiers", "rules_of", "tier_metrics", "training_of"]
+__all__ = [
+    "PolicyDecider",
+    "algorithm_name",
+    "algorithm_of",
+    "choice_of",
+    "layout_tiers",
+    "rules_of",
+    "tier_metrics",
+    "training_of",
+]
 
 
 def algorithm_of(policy: Policy) -> Algorithm:
@@ -19,7 +28,8 @@ def algorithm_of(policy: Policy) -> Algorithm:
         names = ", ".join(stage.name for stage in policy.stages)
         remedy = "leave `stages: []`, and do not run this policy where it needs them"
         raise ConfigError(f"this release runs no privacy stages yet, the policy names {names}", remedy=remedy)
-    name, own = policy.algorithm.name, algorithm_numbers(policy.algorithm.name)
+    name = algorithm_name(policy)
+    own = algorithm_numbers(name)
     options: dict[str, object] = {key: value for key, value in policy.algorithm.options.items() if key in own}
     if policy.algorithm.weighting:
         options["weighting"] = policy.algorithm.weighting
@@ -28,9 +38,36 @@ def algorithm_of(policy: Policy) -> Algorithm:
     return algorithm
 
 
+def choice_of(policy: Policy) -> Choice | None:
+    """What `algorithm: auto` comes to under this policy, and why; None where the policy names one itself."""
+    if policy.algorithm.name != AUTO:
+        return None
+    budgets = [tier.budget for tier in policy.tiers]
+    binding = {
+        Constraint.COMPUTATION: any(budget.step_s is not None for budget in budgets),
+        Constraint.COMMUNICATION: any(budget.transfer_s is not None for budget in budgets),
+        Constraint.MEMORY: any(budget.memory_bytes is not None for budget in budgets),
+    }
+    bound = [constraint for constraint, binds in binding.items() if binds]
+    constraint = bound[0] if len(bound) == 1 else Constraint.MIXED if bound else Constraint.NONE
+    if any(tier.architecture for tier in policy.tiers):
+        constraint = Constraint.FOREIGN
+    return choose(
+        constraint,
+        widths=len({tier.width for tier in policy.tiers}) > 1,
+        depths=len({tier.depth for tier in policy.tiers}) > 1,
+    )
+
+
+def algorithm_name(policy: Policy) -> str:
+    """The algorithm that runs under this policy."""
+    choice = choice_of(policy)
+    return policy.algorithm.name if choice is None else choice.algorithm
+
+
 def training_of(policy: Policy) -> dict[str, float]:
     """The policy's numbers of local training: those that are not the algorithm's own."""
-    own = algorithm_numbers(policy.algorithm.name)
+    own = algorithm_numbers(algorithm_name(policy))
     return {name: value for name, value in policy.algorithm.options.items() if name not in own}
 
 
@@ -65,7 +102,7 @@ def rules_of(
         layout=layout.digest,
         public=public,
         tiers=tiers,
-        algorithm=policy.algorithm.name,
+        algorithm=algorithm.about.name,
         policy=policy.digest,
         quorum_min=part.quorum.min,
         cohort=part.cohort,

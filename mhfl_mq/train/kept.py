@@ -7,6 +7,7 @@ begins as it did. It is of use only to the algorithm, the layout and the tier th
 import io
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +33,12 @@ def read_kept(folder: Path | None, round_number: int, maker: str) -> Kept:
         return {}
     path = folder / f"kept-{max(numbers)}.npz"
     try:
-        with np.load(path, allow_pickle=False) as opened:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no file of plain arrays"
         raise TrainingFailed(
-            f"what this device kept of round {max(numbers)} cannot be read: {error}",
+            f"what this device kept of round {max(numbers)} cannot be read: {why}",
             where=str(path),
             remedy="restore the file, or delete it: the device then begins its private part anew",
         ) from error
@@ -60,7 +62,8 @@ def write_kept(folder: Path, round_number: int, maker: str, kept: Kept) -> None:
         for number in set(_files(folder)) - {round_number, max(older, default=round_number)}:
             (folder / f"kept-{number}.npz").unlink(missing_ok=True)  # newer ones are of a federation that was lost
     except OSError as error:
-        half.unlink(missing_ok=True)
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
         raise TrainingFailed(f"{path.name} cannot be written: {error.strerror}", where=str(path)) from error
 
 

@@ -14,6 +14,7 @@ from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
 from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
+from mhfl_mq.train.parts import Head, Parts, find_head, parts_of
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["Sizes", "build_module", "planned_layout"]
@@ -82,17 +83,24 @@ class Sizes:
         raise LayoutError(f"the axis {axis!r} of {array} is not known")
 
     @cached_property
-    def heads(self) -> "tuple[Head, ...]":
+    def heads(self) -> tuple[Head, ...]:
         """The head of every tier's model."""
-        from mhfl_mq.train.parts import find_head
+        return tuple(head for head, _ in self._found)
 
+    @cached_property
+    def parts(self) -> tuple[Parts, ...]:
+        """The names of the arrays of every tier's head and body."""
+        return tuple(parts_of(module, head) for head, module in self._found)
+
+    @cached_property
+    def _found(self) -> list[tuple[Head, nn.Module]]:
         found = []
         for k in range(len(self.tiers)):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 module = build_module(self.task, self.tiers, k, self.plan)
-                found.append(find_head(module, self.sample(module), name=self.task.head))
-        return tuple(found)
+                found.append((find_head(module, self.sample(module), self.task.head), module))
+        return found
 
     def sample(self, module: nn.Module) -> tuple[Tensor, ...]:
         """One small batch of model inputs."""
@@ -206,7 +214,7 @@ def _private_last(layout: Layout, sizes: Sizes) -> Layout:
 def _shared(layout: Layout, sizes: Sizes) -> Layout:
     """The layout of the part that travels: of the head, or of all but the head."""
     wanted = sizes.plan.shares is Shares.HEAD
-    of_head = {name for head in sizes.heads for name in head.arrays}
+    of_head = {name for parts in sizes.parts for name in parts.head}
     kept = tuple(p for p in layout.parameters if (p.name.rpartition(":")[2] in of_head) is wanted)
     used = {axis.group for p in kept for axis in p.axes}
     groups = {name: widths for name, widths in layout.groups.items() if name in used}

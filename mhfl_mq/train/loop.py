@@ -66,6 +66,7 @@ def train_round(
     stepper = method.begin(job)
     chosen = batches(len(job.examples), options.batch, np.random.default_rng(job.seeds))
     losses: list[float] = []
+    taken: list[float] = []  # seconds of each step
     for step in range(options.steps):
         begun = clock()
         index = torch.from_numpy(next(chosen))
@@ -76,8 +77,9 @@ def train_round(
                 where=f"task {task.name!r}",
                 remedy=f"lower the rate (now {options.rate}) or look at the device's data",
             )
+        taken.append(clock() - begun)
         if handicap.slowdown > 1.0:
-            sleep((handicap.slowdown - 1.0) * (clock() - begun))
+            sleep((handicap.slowdown - 1.0) * taken[-1])
     finished = stepper.finish()
     if not np.isfinite(finished.update).all():
         raise TrainingFailed("the trained model is not finite", where=f"task {task.name!r}", remedy="lower the rate")
@@ -88,6 +90,7 @@ def train_round(
         "cpu_s": time.process_time() - cpu_started,
         "examples": float(len(job.examples)),
         "steps": float(len(losses)),
+        "step_s": float(np.median(taken)) * handicap.slowdown,
         **finished.metrics,
     }
     if own_test is not None and len(own_test):

@@ -176,7 +176,7 @@ def test_a_new_device_joins_from_hello_to_its_tier() -> None:
         CancelTimer(Timer.HELLO),
         CancelTimer(Timer.CAPABILITY),
         CancelTimer(Timer.RETRY),
-        SaveState(replace(KNOWN, last_round=0)),
+        SaveState(replace(KNOWN, last_round=0, step_told=0.1)),
         Follow(0),
     ]
     assert standing(machine) is Standing.READY

@@ -5,7 +5,9 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.fedrep import FedRep
 from mhfl_mq.train.steps.fjord import FjORD
+from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
 from mhfl_mq.train.steps.slimmable import Slimmable
 
@@ -17,6 +19,9 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedrolex": Plain,
     "slimmable": Slimmable,
     "fjord": FjORD,
+    "fedper": Personal,
+    "fedrep": FedRep,
+    "lg-fedavg": Personal,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
