@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, TaskError
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
+from mhfl_mq.families.sharing.rows import ROWS
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
 from mhfl_mq.train.derive.invent import invent_sample
@@ -138,6 +139,8 @@ def planned_layout(
     layout = _CUTS[plan.cut](sizes)
     if plan.shares is not Shares.ALL:
         layout = _shared(layout, sizes)
+    if plan.rows:
+        layout = _with_rows(layout, sizes)
     return replace(layout, parameters=(*own, *layout.parameters)) if own else layout, sizes
 
 
@@ -219,6 +222,24 @@ def _shared(layout: Layout, sizes: Sizes) -> Layout:
     used = {axis.group for p in kept for axis in p.axes}
     groups = {name: widths for name, widths in layout.groups.items() if name in used}
     return Layout(layout.tiers, groups, kept, whole=layout.whole or (not groups and not any(p.since for p in kept)))
+
+
+def _with_rows(layout: Layout, sizes: Sizes) -> Layout:
+    """The layout with an array of rows for each segment that has columns of the head."""
+    names = {head.name for head in sizes.heads}
+    rows = Axis(sizes.classes)
+    arrays = {i: p for i, p in enumerate(layout.parameters) if p.name.rpartition(".")[0] in names}
+    plain = all(p.axes[:1] == (rows,) for p in arrays.values())
+    if len(names) > 1 or not plain or {p.name for p in arrays.values()} != set(sizes.parts[-1].head):
+        raise LayoutError(
+            "its arrays are not one row for each class, so none can be left to those who have the class",
+            where=f"head {sizes.heads[-1].name!r}",
+            remedy="let one layer, such as nn.Linear, make the scores in every tier, or leave out the option 'masked'",
+        )
+    (name,) = names
+    segments = sorted({box.segment for box in layout.boxes if box.parameter in arrays})
+    own = tuple(Parameter(f"{ROWS}{k}:{name}", (rows,), since=k) for k in segments)
+    return replace(layout, parameters=(*own, *layout.parameters))
 
 
 def _own(one: Own, sizes: Sizes) -> Parameter:

@@ -16,11 +16,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from mhfl_mq.families.base import About, Averaging, Family
+from mhfl_mq.families.base import About, Family
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Plan
 from mhfl_mq.families.rewrite import Out, read_whole, write_whole
-from mhfl_mq.families.sharing.heterofl import SERVER_RATE
+from mhfl_mq.families.sharing.rows import ClassRows
 from mhfl_mq.segments import Accumulator, Layout, Source
 from mhfl_mq.segments.roll import next_steps, rolled
 
@@ -28,7 +28,7 @@ __all__ = ["FedRolex"]
 
 
 @dataclass(frozen=True, slots=True)
-class FedRolex(Averaging):
+class FedRolex(ClassRows):
     """The mean per coordinate, in the version's own order of channels; then every group moves on by `roll_step` units.
 
     `finalize` takes the memory of two vectors beside the sum, one where `out` is an array.
@@ -44,14 +44,14 @@ class FedRolex(Averaging):
     )
     PLAN: ClassVar[Plan] = Plan(rolls=True)
     NUMBERS: ClassVar[Mapping[str, Number]] = {
-        "server_rate": SERVER_RATE,
+        **ClassRows.NUMBERS,
         "roll_step": Number(1, 1, 1 << 20, "units by which each group's window moves on every round", whole=True),
     }
 
     def finalize(self, total: Accumulator, layout: Layout, head: Source, out: Out) -> None:
         """HeteroFL's mean, rolled. What nobody held keeps its value, and moves with its channel."""
         mean: Out = np.empty(layout.total, np.float32) if isinstance(out, np.ndarray) else out
-        Averaging.finalize(self, total, layout, head, mean)
+        ClassRows.finalize(self, total, layout, head, mean)
         step = int(self.numbers.get("roll_step", 1))
         into = out if isinstance(out, np.ndarray) else None
         new = rolled(layout, read_whole(mean, layout.total), next_steps(layout, step), into)

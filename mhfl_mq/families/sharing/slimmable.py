@@ -4,19 +4,17 @@ Named in Hong et al. (Split-Mix, ICLR 2022) as HeteroFL whose devices train slim
 does; what differs is the loss on the device (see `mhfl_mq.train.steps.slimmable`) and that updates count by samples.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mhfl_mq.families.base import About, Averaging, Family, Weighting
-from mhfl_mq.families.numbers import Number
-from mhfl_mq.families.sharing.heterofl import SERVER_RATE
+from mhfl_mq.families.base import About, Family, Weighting
+from mhfl_mq.families.sharing.rows import ClassRows
 
 __all__ = ["Slimmable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Slimmable(Averaging):
+class Slimmable(ClassRows):
     """Nested tiers, all trained on each device up to its own; the mean per coordinate, weighted by samples."""
 
     ABOUT: ClassVar[About] = About(
@@ -28,4 +26,3 @@ class Slimmable(Averaging):
         "ICLR 2022 (as SHeteroFL)",
     )
     WEIGHTING: ClassVar[Weighting] = Weighting.SAMPLES
-    NUMBERS: ClassVar[Mapping[str, Number]] = {"server_rate": SERVER_RATE}

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mhfl_mq.train.steps.base import Job, Stepper
-from mhfl_mq.train.steps.plain import Plain, PlainStepper
+from mhfl_mq.train.steps.masked import MaskedStepper
+from mhfl_mq.train.steps.plain import Plain
 from mhfl_mq.train.submodel import SubModels
 from mhfl_mq.train.task import Examples
 
@@ -19,7 +20,7 @@ class Slimmable(Plain):
         return SlimmableStepper(job)
 
 
-class SlimmableStepper(PlainStepper):
+class SlimmableStepper(MaskedStepper):
     """The loss is the mean over the tiers up to the device's own of the loss of each, in one optimizer step.
 
     The published code sums. The mean is the same direction, and keeps one learning rate and one bound on the gradient's
@@ -33,5 +34,5 @@ class SlimmableStepper(PlainStepper):
 
     def loss(self, batch: Examples) -> Tensor:
         """The mean of the tiers' losses on the same minibatch."""
-        each = [self.task.loss(self._models.call(k, batch.inputs), batch.targets) for k in range(self.job.tier + 1)]
-        return torch.stack(each).mean()
+        scores = [self.rows.masked(self._models.call(k, batch.inputs)) for k in range(self.job.tier + 1)]
+        return torch.stack([self.task.loss(one, batch.targets) for one in scores]).mean()
