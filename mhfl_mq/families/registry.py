@@ -10,6 +10,7 @@ from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
 from mhfl_mq.families.sharing.fedrolex import FedRolex
+from mhfl_mq.families.sharing.fiarse import Fiarse
 from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
 from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
@@ -23,6 +24,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedRolex,
     Slimmable,
     FjORD,
+    Fiarse,
     FedPer,
     FedRep,
     LGFedAvg,

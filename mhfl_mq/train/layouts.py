@@ -16,6 +16,7 @@ from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
 from mhfl_mq.train.parts import Head, Parts, find_head, parts_of
+from mhfl_mq.train.ranked import ranked_layout
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["Sizes", "build_module", "planned_layout"]
@@ -146,13 +147,7 @@ def planned_layout(
 
 def _nested(sizes: Sizes) -> Layout:
     task, plan = sizes.task, sizes.plan
-    foreign = [tier.name for tier in sizes.tiers if tier.architecture]
-    if foreign:
-        raise LayoutError(
-            f"tier {foreign[0]!r} names an architecture, and this algorithm cuts all tiers out of one model",
-            where=task.name,
-            remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
-        )
+    _refuse_foreign(sizes)
     by_shape = {(tier.width, tier.depth): tier for tier in sizes.tiers}
 
     def build(shape: TierShape) -> nn.Module:
@@ -167,6 +162,16 @@ def _nested(sizes: Sizes) -> Layout:
         ]
         layout = replace(layout, rolls=_rolls(roll_units(widest, layout, sizes.sample(widest[-1])), layout, task))
     return _private_last(layout, sizes) if plan.private_last else layout
+
+
+def _refuse_foreign(sizes: Sizes) -> None:
+    foreign = [tier.name for tier in sizes.tiers if tier.architecture]
+    if foreign:
+        raise LayoutError(
+            f"tier {foreign[0]!r} names an architecture, and this algorithm cuts all tiers out of one model",
+            where=sizes.task.name,
+            remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
+        )
 
 
 def _rolls(units: Mapping[str, int], layout: Layout, task: Task) -> Mapping[str, int]:
@@ -199,7 +204,11 @@ def _apart(sizes: Sizes) -> Layout:
 
 
 def _ranked(sizes: Sizes) -> Layout:
-    raise NotImplementedError
+    """Each tier holds as much of the full model as its own width's model has."""
+    _refuse_foreign(sizes)
+    models = [_build(sizes.task, tier, sizes.plan, keep_depth=True) for tier in sizes.tiers]
+    full = build_module(sizes.task, sizes.tiers, len(sizes.tiers) - 1, sizes.plan)
+    return ranked_layout(sizes.tiers, full, [sum(p.numel() for p in model.parameters()) for model in models])
 
 
 _CUTS: Mapping[Cut, Callable[[Sizes], Layout]] = {

@@ -84,7 +84,7 @@ def _classes(job: Job, classes: int) -> Tensor:
             where=where,
             remedy="leave out the algorithm's option 'masked': it is for classification",
         )
-    found = torch.unique(targets)
+    found: Tensor = torch.unique(targets)
     if len(found) and not 0 <= int(found[0]) <= int(found[-1]) < classes:
         what = f"its targets are {int(found[0])} to {int(found[-1])}, and its head scores {classes} classes"
         raise TaskError(what, where=where, remedy="number the classes from 0")

@@ -77,7 +77,7 @@ def test_the_widest_model_is_the_teacher_and_does_not_learn_from_who_it_teaches(
     alone = nn.functional.cross_entropy(widest, batch.targets)
     taught = soft_cross_entropy(found._models.call(found.drawn[before], batch.inputs), widest.softmax(1).detach())
     torch.testing.assert_close(loss, alone + taught)
-    outer = found.module[2].weight  # what only the widest has learns from the labels alone
+    outer = found.module.get_parameter("2.weight")  # what only the widest has learns from the labels alone
     (both,) = torch.autograd.grad(loss, [outer])
     (labels,) = torch.autograd.grad(alone, [outer])
     torch.testing.assert_close(both[8:], labels[8:])
@@ -101,10 +101,11 @@ def test_a_block_that_a_minibatch_leaves_out_still_moves_by_its_momentum(adam: f
     federation = Federation("fjord", {}, task_of(Blocks), tiers, [(1, data(1))], training)
     found = stepper(federation, 1)
     batch: Examples = data(3, 8)
+    before = torch.zeros(4, 4)
     while 1 not in found.drawn or found.drawn[-1] == 1:
-        before = found.module.body[1].weight.detach().clone()
+        before = found.module.get_parameter("body.1.weight").detach().clone()
         found.step(batch)
-    assert not torch.equal(found.module.body[1].weight, before)
+    assert not torch.equal(found.module.get_parameter("body.1.weight"), before)
 
 
 def test_it_learns_in_every_tier_with_and_without_distillation() -> None:

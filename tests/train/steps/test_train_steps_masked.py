@@ -86,7 +86,7 @@ def test_rows_of_absent_classes_are_not_sent_though_a_loss_of_the_tasks_own_move
     stepper = MaskedStepper(Job(here.models, 0, base, LACKING[0][1], here.training, {}, 1))
     with torch.no_grad():
         for parameter in stepper.module.parameters():
-            parameter += 1.0
+            parameter.add_(1.0)
     arrays = sent(here.models, 0, stepper.finish().update)
     assert not arrays["4.weight"][2].any()
     assert arrays["4.weight"][:2].all()

@@ -31,7 +31,7 @@ def test_a_step_is_the_mean_over_the_sizes_of_what_each_would_learn_alone() -> N
         alone = models.build(k)
         alone.put(models.layout.take(head, k).copy())
         loss = nn.functional.cross_entropy(alone.module(examples.inputs[index]), examples.targets[index])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for parameter in alone.module.parameters():
                 assert parameter.grad is not None
