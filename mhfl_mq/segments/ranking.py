@@ -145,8 +145,8 @@ def by_class(own: Mapping[str, Vector], prefix: str) -> list[Vector]:
 def _packed(bits: Bits) -> Vector:
     """Bits as whole numbers below 2**24, the first bit the highest; what is left of the last number is 0."""
     octets = np.packbits(bits)
-    octets = np.concatenate([octets, np.zeros(-octets.size % 3, np.uint8)]).reshape(-1, 3).astype(np.uint32)
-    packed: Vector = (octets[:, 0] << 16 | octets[:, 1] << 8 | octets[:, 2]).astype(np.float32)
+    high, middle, low = np.pad(octets, (0, -octets.size % 3)).astype(np.uint32).reshape(-1, 3).T
+    packed: Vector = (high << 16 | middle << 8 | low).astype(np.float32)
     return packed
 
 

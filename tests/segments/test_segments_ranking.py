@@ -50,6 +50,7 @@ def test_a_version_gives_back_its_coordinates_and_a_tier_holds_the_largest(
 def test_a_mask_is_a_bit_for_each_coordinate_in_whole_numbers_that_float32_counts(count: int) -> None:
     layout = layout_of([1, count])
     flat = np.zeros(layout.total, np.float32)
+    mask = flat[:0]
     for place in range(count + 1):
         values = np.zeros(count + 1, np.float32)
         values[place] = 1

@@ -50,7 +50,7 @@ class FiarseStepper(PlainStepper):
         threshold = min(float(np.abs(of_class).min()) for of_class in self._ranks)
         for name, array in ranked_arrays(self.module).items():
             if array.requires_grad and job.tier + 1 < len(job.models.tiers):
-                array.register_hook(partial(_masked, array, self._places[name], threshold))
+                array.register_hook(partial(_masked, array, self._places[name], threshold))  # type: ignore[no-untyped-call]
 
     def finish(self) -> Finished:
         """Deltas of what the tier holds, class by class; nothing is added to a mask."""

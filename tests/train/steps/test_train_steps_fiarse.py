@@ -1,6 +1,7 @@
 """FIARSE on the device: the full module with zeros, gradients where the tier holds, deltas by class."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ def job(federation: Federation, tier: int, training: TrainOptions | None = None)
     return Job(federation.models, tier, base, data(5), training or federation.training, {}, 1)
 
 
-def held_of(federation: Federation, head: Vector, tier: int) -> tuple[Vector, Vector]:
+def held_of(federation: Federation, head: Vector, tier: int) -> tuple[Vector, npt.NDArray[np.bool_]]:
     """The full model's coordinates in its own order, and true where a tier holds them."""
     ranking = Ranking.of(federation.models.layout)
     values = ranking.values(head)
