@@ -9,14 +9,22 @@ from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
+from mhfl_mq.families.sharing.fedrolex import FedRolex
+from mhfl_mq.families.sharing.fiarse import Fiarse
+from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
 from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
+from mhfl_mq.families.sharing.slimmable import Slimmable
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
 
 _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
+    FedRolex,
+    Slimmable,
+    FjORD,
+    Fiarse,
     FedPer,
     FedRep,
     LGFedAvg,
