@@ -11,10 +11,14 @@ from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedepth import FeDepth
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
+from mhfl_mq.families.sharing.fedrolex import FedRolex
+from mhfl_mq.families.sharing.fiarse import Fiarse
+from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
 from mhfl_mq.families.sharing.inclusivefl import InclusiveFL
 from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
 from mhfl_mq.families.sharing.scalefl import ScaleFL
+from mhfl_mq.families.sharing.slimmable import Slimmable
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
 
@@ -25,6 +29,10 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     ScaleFL,
     FeDepth,
     InclusiveFL,
+    FedRolex,
+    Slimmable,
+    FjORD,
+    Fiarse,
     FedPer,
     FedRep,
     LGFedAvg,

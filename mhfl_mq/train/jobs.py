@@ -171,7 +171,7 @@ class Jobs:
     def _of(self, subject: Subject) -> tuple[Algorithm, TaskModels]:
         """The algorithm and the models of these tiers; the layout is derived once."""
         algorithm = subject.make()
-        key = repr((subject.tiers, subject.algorithm))
+        key = repr((subject.tiers, subject.algorithm, algorithm.plan))
         if key not in self._models:
             public = None
             if algorithm.plan.public:

@@ -9,6 +9,7 @@ weights (`families`), and the alarm when a larger tier is worse than a smaller o
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def data(shard: str, folder: object = None) -> Examples:
     return Examples(inputs, inputs[:, :3].argmax(dim=1))
 
 
-def task_of(model: Callable[[TierShape], nn.Module], **more: object) -> Task:
+def task_of(model: Callable[[TierShape], nn.Module], **more: Any) -> Task:
     return Task(name="trap", model=model, device_data=data, sample=lambda: torch.randn(3, 4), **more)
 
 
@@ -68,7 +69,8 @@ class Normed(nn.Module):
         self.first, self.norm, self.last = nn.Linear(4, channels), norm(channels), nn.Linear(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.relu(self.norm(self.first(x))))
+        scores: Tensor = self.last(torch.relu(self.norm(self.first(x))))
+        return scores
 
 
 PER_GROUP = r"fix the channels per group, e\.g\. GroupNorm\(channels // 4, channels\)"

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from mhfl_mq.families.base import About, Averaging, Family, Weighting
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Plan
-from mhfl_mq.families.rewrite import read_range, rewrite
+from mhfl_mq.families.rewrite import read_range, write_range
 from mhfl_mq.families.sharing.heterofl import SERVER_RATE
 from mhfl_mq.segments import Accumulator, Layout, Source, Vector
 
@@ -76,7 +76,8 @@ class InclusiveFL(Averaging):
             low, high = min(start for start, _ in steps), max(start + step.size for start, step in steps)
             before = read_range(head, low, high)
             for start, step in steps:
-                rewrite(out, start, before[start - low : start - low + step.size] + rate * step)
+                values = before[start - low : start - low + step.size] + rate * step
+                write_range(out, start, values.astype(np.float32))
 
 
 class _Sum:
