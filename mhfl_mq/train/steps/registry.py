@@ -5,6 +5,8 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.dsfl import SemiSupervised
+from mhfl_mq.train.steps.fedmd import DigestAndRevisit
 from mhfl_mq.train.steps.fedrep import FedRep
 from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.plain import Plain
@@ -17,6 +19,8 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedper": Personal,
     "fedrep": FedRep,
     "lg-fedavg": Personal,
+    "fedmd": DigestAndRevisit,
+    "dsfl": SemiSupervised,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
