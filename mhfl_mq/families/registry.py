@@ -6,6 +6,7 @@ from typing import Final
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
 from mhfl_mq.families.distillation.dsfl import DSFL
+from mhfl_mq.families.distillation.feddistill import FedDistill
 from mhfl_mq.families.distillation.fedmd import FedMD
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
@@ -24,6 +25,7 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     LGFedAvg,
     FedMD,
     DSFL,
+    FedDistill,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

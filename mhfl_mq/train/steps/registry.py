@@ -6,6 +6,7 @@ from typing import Final
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
 from mhfl_mq.train.steps.dsfl import SemiSupervised
+from mhfl_mq.train.steps.feddistill import ClassLogits
 from mhfl_mq.train.steps.fedmd import DigestAndRevisit
 from mhfl_mq.train.steps.fedrep import FedRep
 from mhfl_mq.train.steps.personal import Personal
@@ -21,6 +22,7 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "lg-fedavg": Personal,
     "fedmd": DigestAndRevisit,
     "dsfl": SemiSupervised,
+    "feddistill": ClassLogits,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
