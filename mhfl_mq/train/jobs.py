@@ -171,20 +171,22 @@ class Jobs:
     def _of(self, subject: Subject) -> tuple[Algorithm, TaskModels]:
         """The algorithm and the models of these tiers; the layout is derived once."""
         algorithm = subject.make()
+        public = self._agreed(subject.public) if algorithm.plan.public else None
         key = repr((subject.tiers, subject.algorithm, algorithm.plan))
         if key not in self._models:
-            public = None
-            if algorithm.plan.public:
-                public = self._public
-                if subject.public and subject.public != self._public_digest:
-                    raise TaskError(
-                        f"the public examples here have the SHA-256 {self._public_digest}, the federation's have "
-                        f"{subject.public}",
-                        where=f"task {self.task.name!r}",
-                        remedy="give this device the federation's public set: see Task.public_data",
-                    )
             self._models[key] = TaskModels(self.task, subject.tiers, algorithm.plan, public)
         return algorithm, self._models[key]
+
+    def _agreed(self, digest: str) -> Examples:
+        """The public examples, which must be those of this digest; empty: whatever lies here."""
+        public = self._public
+        if digest and digest != self._public_digest:
+            raise TaskError(
+                f"the public examples here have the SHA-256 {self._public_digest}, the federation's have {digest}",
+                where=f"task {self.task.name!r}",
+                remedy="give this device the federation's public set: see Task.public_data",
+            )
+        return public
 
     def _shard(self, shard: str) -> Examples:
         if shard not in self._data:
