@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-__all__ = ["AUTO", "Choice", "Constraint", "choose"]
+__all__ = ["AUTO", "Choice", "Constraint", "choose_algorithm"]
 
 AUTO: Final = "auto"
 """The name in a policy that asks for a choice."""
@@ -34,7 +34,7 @@ class Choice:
     why: str
 
 
-def choose(constraint: Constraint, *, widths: bool, depths: bool) -> Choice:
+def choose_algorithm(constraint: Constraint, *, widths: bool, depths: bool) -> Choice:
     """The method for a constraint, of those that can serve tiers which differ in width, in depth, or in both."""
     if constraint is Constraint.FOREIGN:
         return Choice("fedproto", constraint, "tiers name architectures of their own, and share class prototypes only")

@@ -67,3 +67,16 @@ class Plan:
     public: bool = False
     server: bool = False
     rows: bool = False
+
+    @property
+    def against_compacting(self) -> str:
+        """Why an update may not be rounded or thinned out, in one sentence; empty where it may.
+
+        What an update lost is added to the next one, so a coordinate must mean the same in both; and own arrays may
+        be counts that divide, beside which nothing large may share a scale.
+        """
+        if self.own:
+            return f"its {', '.join(one.name for one in self.own)} travel beside the model, and must arrive as they are"
+        if self.rolls or self.cut is Cut.RANKED:
+            return "its coordinates are in another order in each round, so what an update lost could not be made up for"
+        return ""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from mhfl_mq.policy.documents import AlgorithmOptions, Limits, Participation
+from mhfl_mq.policy.documents import AlgorithmOptions, Communication, Limits, Participation
 from mhfl_mq.policy.findings import Code, did_you_mean
 from mhfl_mq.policy.quantities import parse_bytes, parse_duration, show_binary, show_duration
 from mhfl_mq.wire.blobs import PROFILES
@@ -31,7 +31,8 @@ class Known:
 
     `algorithms` maps a name to the option names that this algorithm has of its own. `stages_misfit` says what is
     wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers, `option_misfit` what
-    it has against the value of one of its own options; empty: nothing.
+    it has against the value of one of its own options, `compacting_misfit` what against updates that are compacted;
+    empty: nothing.
     """
 
     algorithms: Mapping[str, frozenset[str]]
@@ -39,6 +40,7 @@ class Known:
     stages_misfit: Callable[[Sequence[str]], str] = lambda _names: ""
     tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
     option_misfit: Callable[[str, str, float], str] = lambda _algorithm, _option, _value: ""
+    compacting_misfit: Callable[[str], str] = lambda _algorithm: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,11 @@ def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _quorum(data)
     yield from _chunks(data)
     yield from _deadline(data)
+    yield from _communication(data)
     yield from _stage_names(data, known)
     if known is not None:
         yield from _algorithm(data, known)
+        yield from _compacting(data, known)
         yield from _stage_order(data, known)
 
 
@@ -209,6 +213,61 @@ def _deadline(data: object) -> Iterator[Fault]:
             )
             hint = "make the deadline longer, or step_ms, transfer_s or algorithm.options.steps smaller"
             yield Fault(Code.DEADLINE, ("spec", "tiers", index, "budget"), message, hint, key=True)
+
+
+def _communication(data: object) -> Iterator[Fault]:
+    """What is rounded or left out cannot be masked or clipped; the bounds of what adapts enclose where it begins."""
+    at = ("spec", "communication")
+    written = _dig(data, *at)
+    if not isinstance(written, dict):
+        return
+    value = {name: _default(Communication, name, written.get(name)) for name in Communication.model_fields}
+    adaptive = value["adaptive"] is True
+    if _items(data, "spec", "stages") and _compacts(data):
+        message = "updates that are compacted cannot pass privacy stages, which need every value as it is"
+        hint = "leave the stages out, or the communication: its every alone goes with stages"
+        yield Fault(Code.COMMUNICATION, at, message, hint, key=True)
+    if not adaptive:
+        for name in ("transfer", "smallest_top_k", "longest_every", "quiet"):
+            if name in written:
+                message = f"{name} has no effect, for nothing adapts"
+                yield Fault(Code.COMMUNICATION, (*at, name), message, "write adaptive: true, or remove it", key=True)
+        return
+    share, least = _number(value["top_k"]), _number(value["smallest_top_k"])
+    if share is not None and least is not None and least > share and "smallest_top_k" in written:
+        message = f"at least {least:g} of an update is more than the {share:g} that top_k begins with"
+        yield Fault(Code.COMMUNICATION, (*at, "smallest_top_k"), message, f"write at most {share:g}")
+    every, most = _number(value["every"]), _number(value["longest_every"])
+    if every is not None and most is not None and most < every and "longest_every" in written:
+        message = f"every {most:g} rounds is more often than the {every:g} that every begins with"
+        yield Fault(Code.COMMUNICATION, (*at, "longest_every"), message, f"write {every:g} or more")
+    seconds = _quantity(value["transfer"], parse_duration)
+    deadline = _quantity(
+        _default(Participation, "deadline", _dig(data, "spec", "participation", "deadline")), parse_duration
+    )
+    if seconds is not None and deadline is not None and seconds > deadline > 0:
+        message = f"an upload of {show_duration(seconds)} is longer than the deadline of {show_duration(deadline)}"
+        path: Path = (*at, "transfer") if "transfer" in written else at
+        yield Fault(Code.COMMUNICATION, path, message, f"write at most {show_duration(deadline)}")
+
+
+def _compacts(data: object) -> bool:
+    """Whether updates may be anything but raw float32."""
+    written = _dig(data, "spec", "communication")
+    if not isinstance(written, dict):
+        return False
+    precision, share = written.get("precision", "float32"), _number(written.get("top_k", 1.0))
+    return written.get("adaptive") is True or precision != "float32" or share != 1.0
+
+
+def _compacting(data: object, known: Known) -> Iterator[Fault]:
+    name = _dig(data, "spec", "algorithm", "name")
+    if isinstance(name, str) and name in known.algorithms and _compacts(data):
+        misfit = known.compacting_misfit(name)
+        if misfit:
+            message = f"updates of {name} cannot be compacted: {misfit}"
+            hint = "leave the communication out, or take another algorithm"
+            yield Fault(Code.COMMUNICATION, ("spec", "communication"), message, hint, key=True)
 
 
 def _stage_names(data: object, known: Known | None) -> Iterator[Fault]:

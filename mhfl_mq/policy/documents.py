@@ -25,6 +25,10 @@ MAX_UPLOADS: Final = 1024
 """Uploads at once: each holds a window of chunks, so this is 2 GiB of aggregator memory at 256 KiB."""
 
 
+MAX_EVERY: Final = 1000
+"""Rounds between two updates of a device: beyond it, it is not taking part."""
+
+
 def _quantity(parse: Callable[[str], float]) -> Callable[[object], object]:
     def read(value: object) -> object:
         if not isinstance(value, str):
@@ -196,6 +200,37 @@ class Gate(Part):
     )
 
 
+class Communication(Part):
+    """How updates travel, fixed or, with `adaptive`, by each device's link."""
+
+    adaptive: bool = Field(False, description="choose for each device and round what its link carries")
+    precision: Literal["float32", "float16", "int8"] = Field(
+        "float32", description="of an update's values; with adaptive: at best"
+    )
+    top_k: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of an update's coordinates that is sent, the largest ones; with adaptive: at best"
+    )
+    every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(
+        1, description="ask a device for an update every so many rounds; with adaptive: at best"
+    )
+    transfer: Annotated[Duration, Field(gt=0)] = Field(10.0, description="how long an upload may take, per round")
+    smallest_top_k: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="adaptive: no smaller share")
+    longest_every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(4, description="adaptive: no less often")
+    quiet: Share = Field(0.001, description="adaptive: a device whose update changed less is asked half as often")
+
+    def compiled(self) -> compiled.Communication:
+        return compiled.Communication(
+            adaptive=self.adaptive,
+            precision=int(self.precision.lstrip("floatin")),
+            top_k=self.top_k,
+            every=self.every,
+            transfer_s=self.transfer,
+            smallest_top_k=self.smallest_top_k,
+            longest_every=self.longest_every,
+            quiet=self.quiet,
+        )
+
+
 class StageUse(Part):
     """A privacy stage; stages are applied in the order of the list."""
 
@@ -234,6 +269,7 @@ class Spec(Part):
     gate: Gate = Field(default_factory=Gate)
     stages: Annotated[list[StageUse], Field(max_length=MAX_TIERS)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=Limits)
+    communication: Communication = Field(default_factory=Communication)
 
 
 class FederationPolicy(Part):
@@ -257,6 +293,7 @@ class FederationPolicy(Part):
             gate=compiled.Gate(spec.gate.max_drop),
             stages=tuple(compiled.StageUse(stage.name, dict(stage.options)) for stage in spec.stages),
             limits=compiled.Limits(**spec.limits.model_dump()),
+            communication=spec.communication.compiled(),
         )
 
 

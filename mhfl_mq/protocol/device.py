@@ -179,7 +179,7 @@ class DeviceMachine:
 
     def _started(self) -> list[DeviceEffect]:
         self._step(StandingStep.START)
-        follow: list[DeviceEffect] = [] if self.saved.tier is None else [Follow(self.saved.tier)]
+        follow: list[DeviceEffect] = [] if self.saved.tier is None else [Follow(self.saved.segments)]
         return [*follow, *self._work.resume()]
 
     def _connected(self, session: int, max_packet: int) -> list[DeviceEffect]:
@@ -235,8 +235,8 @@ class DeviceMachine:
                 return self._work.receipt(message)
             case Withdraw(round, _):
                 return self._work.withdrawn(round)
-            case Close(round, _, _):
-                return self._work.closed(round)
+            case Close(round, outcome, _):
+                return self._work.closed(round, outcome)
             case Head():
                 return self._following.heard(message)
             case Pull() | ManifestNote():
@@ -296,8 +296,9 @@ class DeviceMachine:
         )
         if self.saved != before:
             effects.append(save)
-        if (before.tier, before.layout) != (assign.tier, layout):
-            effects += [Follow(assign.tier), *self._work.retiered(assign.tier), *self._following.install()]
+        now = self.saved
+        if (before.tier, before.layout, before.segments) != (now.tier, now.layout, now.segments):
+            effects += [Follow(self.saved.segments), *self._work.retiered(assign.tier), *self._following.install()]
         return effects + ([] if self.standing is Standing.OFFLINE else self._work.welcome())
 
     def _refused(self, why: str) -> list[DeviceEffect]:

@@ -22,6 +22,7 @@ class _Changes(TypedDict, total=False):
     link_bytes_s: float
     link_told: float
     step_told: float
+    counted: int
 
 
 class Memory:

@@ -18,7 +18,7 @@ from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, SavedState, VersionAdded
 from mhfl_mq.protocol.work import StageRules
 from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
-from mhfl_mq.run.bench import Bench
+from mhfl_mq.run.bench import MAKER, Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.ports import Foundation, Trainer
@@ -160,7 +160,8 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
     """The layout and the state; an empty folder gets version 0."""
     saved = store.restore()
     if saved.head is not None:
-        layout = Layout.from_document(models.open(saved.head.model).layout)
+        file = models.open(saved.head.model)
+        layout = Layout.from_document(file.layout)
         held, wanted = _shapes(layout.tiers), _shapes(policy.tiers)
         if held != wanted:
             raise ConfigError(
@@ -168,13 +169,14 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
                 where=str(store.folder),
                 remedy="use the policy that this folder was started with, or a new state folder",
             )
+        await _check_algorithm(policy, layout, file.metadata.get(MAKER), foundation, store.folder)
         return layout, saved
     founded = await foundation.found(policy, store.folder)
     layout, flat = founded.layout, founded.flat
     assert flat is not None
     try:
         metrics = await foundation.evaluate(policy, flat)
-        model = models.put(flat, layout.document(), {"round": "0"})
+        model = models.put(flat, layout.document(), {"round": "0", MAKER: algorithm_name(policy)})
     finally:
         with suppress(FileNotFoundError):
             flat.unlink()
@@ -191,6 +193,20 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
         facts["why"] = f"auto: {choice.why}"
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
+
+
+async def _check_algorithm(
+    policy: Policy, layout: Layout, maker: str | None, foundation: Foundation, folder: Path
+) -> None:
+    """Another algorithm may go on with the model only where both lay it out alike."""
+    name = algorithm_name(policy)
+    if maker is None or maker == name or (await foundation.found(policy, None)).layout.digest == layout.digest:
+        return
+    raise ConfigError(
+        f"the model here is laid out for {maker}, and the policy's {name} lays it out otherwise",
+        where=str(folder),
+        remedy=f"go on with {maker}, or start {name} in a new state folder",
+    )
 
 
 def _without_lost_updates(saved: SavedState, store: Store, blobs: Blobs) -> SavedState:

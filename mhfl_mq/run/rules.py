@@ -3,11 +3,21 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from mhfl_mq.errors import ConfigError
-from mhfl_mq.families import AUTO, Algorithm, Choice, Constraint, Evaluated, algorithm_numbers, choose, make_algorithm
-from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
-from mhfl_mq.protocol.rules import Candidate, Decision, Rules
+from mhfl_mq.errors import ConfigError, LocalMisuse
+from mhfl_mq.families import (
+    AUTO,
+    Algorithm,
+    Choice,
+    Constraint,
+    Evaluated,
+    algorithm_numbers,
+    choose_algorithm,
+    make_algorithm,
+)
+from mhfl_mq.policy import Communication, Member, Policy, assign_tier, choose, gate, invite, quorum_needed
+from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
 from mhfl_mq.segments import Layout, Tier
+from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.messages import Capability, TierSpec
 
 __all__ = [
@@ -35,6 +45,13 @@ def algorithm_of(policy: Policy) -> Algorithm:
         options["weighting"] = policy.algorithm.weighting
     algorithm = make_algorithm(name, options)
     algorithm.check_tiers(len(policy.tiers))
+    against = algorithm.plan.against_compacting if policy.communication.compacts else ""
+    if against:
+        raise ConfigError(
+            f"updates of {name} cannot be compacted: {against}",
+            where="communication",
+            remedy="leave the communication out, or take another algorithm",
+        )
     return algorithm
 
 
@@ -52,7 +69,7 @@ def choice_of(policy: Policy) -> Choice | None:
     constraint = bound[0] if len(bound) == 1 else Constraint.MIXED if bound else Constraint.NONE
     if any(tier.architecture for tier in policy.tiers):
         constraint = Constraint.FOREIGN
-    return choose(
+    return choose_algorithm(
         constraint,
         widths=len({tier.width for tier in policy.tiers}) > 1,
         depths=len({tier.depth for tier in policy.tiers}) > 1,
@@ -91,9 +108,18 @@ def rules_of(
     `seed` draws the devices' batches; it travels in the offers.
     """
     algorithm = algorithm_of(policy)
+    if layout.segments > MAX_SEGMENTS:
+        raise ConfigError(
+            f"the tiers' models are made of {layout.segments} segments, more than {MAX_SEGMENTS}",
+            where="tiers",
+            remedy="leave tiers out",
+        )
+    names = [tier.name for tier in policy.tiers]
+    if names != [tier.name for tier in layout.tiers]:
+        raise LocalMisuse(f"a layout of other tiers than {names}")
     tiers = tuple(
-        TierSpec(tier.name, tier.width, tier.depth, length)
-        for tier, length in zip(policy.tiers, layout.lengths, strict=True)
+        TierSpec(tier.name, tier.width, tier.depth, length, tier.architecture, () if _nested(k, held) else held)
+        for k, (tier, length, held) in enumerate(zip(layout.tiers, layout.lengths, layout.holds, strict=True))
     )
     part, limits = policy.participation, policy.limits
     return Rules(
@@ -114,8 +140,14 @@ def rules_of(
         batch=int(policy.algorithm.options.get("batch", 1)),
         options={"seed": float(seed), **algorithm.device_options(training_of(policy))},
         stages=tuple(stage.name for stage in policy.stages),
+        compacts=policy.communication.compacts,
         max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
     )
+
+
+def _nested(tier: int, held: tuple[int, ...]) -> bool:
+    """Whether a tier is the prefix that it is when nothing is said of its segments."""
+    return held == tuple(range(tier + 1))
 
 
 class PolicyDecider:
@@ -150,6 +182,17 @@ class PolicyDecider:
         part = self._policy.participation
         aim = invited if part.cohort is None else min(part.cohort, invited)
         return min(invited, quorum_needed(part.quorum, aim))
+
+    def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
+        """The cheapest loss that this link carries in the policy's time, or what the policy says for everybody."""
+        rules = self._policy.communication
+        if rules == Communication():
+            return Upload()
+        decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
+        how = decision.answer
+        options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
+        against = [str(reason) for reason in decision.reasons if not reason.holds]  # the last one decided
+        return Upload(options, how.every, f"{how}; {against[-1]}" if against else "")
 
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""

@@ -3,6 +3,8 @@
 from mhfl_mq.segments.axis import Axis
 from mhfl_mq.segments.blocks import Source, Span
 from mhfl_mq.segments.check import Fault, UpdateCheck, check_update, within
+from mhfl_mq.segments.compact import Feedback, Form
+from mhfl_mq.segments.compacted import Compacted, stored_update
 from mhfl_mq.segments.contribution import Contribution, Domain, Numbers
 from mhfl_mq.segments.fold import Accumulator, Bounds
 from mhfl_mq.segments.holdings import Holdings
@@ -16,9 +18,12 @@ __all__ = [
     "Axis",
     "Bounds",
     "Box",
+    "Compacted",
     "Contribution",
     "Domain",
     "Fault",
+    "Feedback",
+    "Form",
     "Holdings",
     "Layout",
     "Numbers",
@@ -30,5 +35,6 @@ __all__ = [
     "UpdateCheck",
     "Vector",
     "check_update",
+    "stored_update",
     "within",
 ]

@@ -187,7 +187,7 @@ class Accumulator:
                 out[start : start + block.size] = self._moved(start, block, moves)
             return
         path = head.path if isinstance(head, Span) else head
-        if not isinstance(path, np.ndarray) and os.path.exists(out) and os.path.samefile(path, out):
+        if isinstance(path, str | os.PathLike) and os.path.exists(out) and os.path.samefile(path, out):
             raise LocalMisuse("the new model would overwrite the head while reading it", where=os.fspath(out))
         try:
             with open(out, "wb", buffering=0) as file:

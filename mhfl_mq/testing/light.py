@@ -99,12 +99,12 @@ class LightFoundation:
         return Founded(light_layout(self._lengths), flat=out)
 
     async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
-        """The first coordinate of every segment, so that a large model costs nothing here."""
+        """The first coordinate of every tier's last segment, so that a large model costs nothing here."""
         layout = light_layout(self._lengths)
         found = {}
         with flat.open("rb") as file:
-            for tier, (start, _) in zip(layout.tiers, layout.segment_bounds, strict=True):
-                file.seek(4 * start)
+            for tier, held in zip(layout.tiers, layout.holds, strict=True):
+                file.seek(4 * layout.segment_bounds[held[-1]][0])
                 found[f"first/{tier.name}"] = float(np.frombuffer(file.read(4), "<f4")[0])
         return found
 

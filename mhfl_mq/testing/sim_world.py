@@ -45,9 +45,17 @@ LARGEST: Final = 8
 """Updates hold whole numbers up to this, examples up to half of it: exact in float32 and in every sum."""
 
 
-def sim_layout() -> Layout:
-    """Three tiers of 40, 100 and 200 coordinates."""
+def sim_layout(*, apart: bool = False) -> Layout:
+    """Three tiers of 40, 100 and 200 coordinates.
+
+    With `apart` they are no prefixes: 100 are shared by all, 40 by the two larger tiers, and each but the middle one
+    has 60 of its own.
+    """
     tiers = tuple(LayoutTier(name, width) for name, width in TIERS)
+    if apart:
+        own = [Parameter(f"{TIERS[k][0]}:head", (Axis(60),), only=k) for k in (0, 2)]
+        shared = (Axis(14, group="units"), Axis(10))
+        return Layout(tiers, {"units": (10, 14, 14)}, (own[1], Parameter("weight", shared), own[0]))
     axes = (Axis(20, group="units"), Axis(10))
     return Layout(tiers, {"units": (4, 10, 20)}, (Parameter("weight", axes),))
 
@@ -124,7 +132,7 @@ class SimFoundation:
 
     async def found(self, policy: Policy, folder: Path | None) -> Founded:
         """The layout, and zeros."""
-        layout = sim_layout()
+        layout = self._truth.layout
         if folder is None:
             return Founded(layout)
         out = folder / "first-weights.f32"

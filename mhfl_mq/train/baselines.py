@@ -123,10 +123,11 @@ def _alone(setting: Setting, own: Sequence[tuple[int, str, Examples]]) -> tuple[
     scores: dict[int, list[float]] = {}
     for tier, shard, data in own:
         flat = initial.copy()
-        length = models.layout.lengths[tier]
         for number in range(1, setting.rounds + 1):
-            flat[:length] += _trained(setting, flat, tier, shard, data, number)
-        found = method_of(setting.algorithm.about.name).score(models, tier, flat[:length].copy(), setting.test)
+            moved = models.layout.take(flat, tier) + _trained(setting, flat, tier, shard, data, number)
+            models.layout.holdings.put(moved, tier, flat)
+        vector = models.layout.take(flat, tier).copy()
+        found = method_of(setting.algorithm.about.name).score(models, tier, vector, setting.test)
         scores.setdefault(tier, []).append(found)
     tiers = {k: fmean(values) for k, values in sorted(scores.items())}
     return tiers, fmean(value for values in scores.values() for value in values)

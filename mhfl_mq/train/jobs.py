@@ -14,6 +14,8 @@ import numpy as np
 
 from mhfl_mq.errors import LocalMisuse, TaskError
 from mhfl_mq.families import Algorithm, Evaluated
+from mhfl_mq.segments import Vector, stored_update
+from mhfl_mq.segments.blocks import read_blocks
 from mhfl_mq.train.baselines import Setting, run_baseline
 from mhfl_mq.train.evaluate import evaluate_tiers
 from mhfl_mq.train.kept import read_kept, write_kept
@@ -132,7 +134,7 @@ class Jobs:
         _, models = self._of(subject)
         layout, merged = models.layout, Path(arguments["merged"])
         past = [
-            PastUpdate(read_vector([Path(path)], layout.lengths[tier]), int(tier), float(weight))
+            PastUpdate(_read_update(Path(path), layout.lengths[tier]), int(tier), float(weight))
             for path, tier, weight in arguments["updates"]
         ]
         conclusion = Conclusion(
@@ -219,7 +221,15 @@ class Jobs:
         return self.task.test_data(self._folder)
 
 
-def _read_from(path: Path, start: int, length: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _read_update(path: Path, length: int) -> Vector:
+    """An update of so many coordinates as it lies, compacted perhaps."""
+    vector = np.empty(length, np.float32)
+    for start, block in read_blocks(stored_update(path), length):
+        vector[start : start + block.size] = block
+    return vector
+
+
+def _read_from(path: Path, start: int, length: int) -> Vector:
     """`length` float32 of a file from byte `start` on."""
     found = np.fromfile(path, "<f4", count=length, offset=start).astype(np.float32, copy=False)
     if found.size != length:

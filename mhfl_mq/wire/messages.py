@@ -106,6 +106,10 @@ class TierSpec:
     architecture: MaybeName = ""
     segments: SegmentIndices = ()
 
+    def holds(self, index: int) -> tuple[int, ...]:
+        """The segments of this tier, which is that of this index."""
+        return self.segments or tuple(range(index + 1))
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:

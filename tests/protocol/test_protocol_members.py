@@ -20,7 +20,7 @@ ADA = DeviceSaved("ada", 5, 1, "fits", LAYOUT, 100, 0.0, PROBES)
 CAPABLE = Capability(6, LAYOUT, 100, 0.0, PROBES)
 HELLO = Hello(6, "wind", "d", LAYOUT, 0)
 RULES = example_rules(max_devices=2)
-SURVEY = Survey(4, "wind", LAYOUT, RULES.tiers, 8)
+SURVEY = Survey(4, "wind", LAYOUT, RULES.tiers, 8, RULES.algorithm, dict(RULES.options))
 
 
 class Desk:

@@ -13,7 +13,8 @@ from mhfl_mq.errors import LocalMisuse, StoreError, TrainingFailed
 from mhfl_mq.families import make_algorithm
 from mhfl_mq.policy import Limits
 from mhfl_mq.run.bench import Bench
-from mhfl_mq.segments import Accumulator, Bounds, Layout, Vector
+from mhfl_mq.segments import Accumulator, Axis, Bounds, Form, Layout, Parameter, Tier, Vector
+from mhfl_mq.segments.compact import pack
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.models import Models
 from mhfl_mq.wire.blobs import build_manifest
@@ -112,6 +113,28 @@ def test_a_merge_follows_from_what_was_counted_alone_and_loses_no_small_step(
     assert np.array_equal(flat, expected)
 
 
+def test_tiers_that_are_no_prefixes_are_cut_judged_and_merged_segment_by_segment(
+    virtual: asyncio.Runner, blobs: Blobs, tmp_path: Path
+) -> None:
+    own = tuple(Parameter(f"{tier}:head", (Axis(size),), only=k) for k, (tier, size) in enumerate((("a", 2), ("b", 3))))
+    layout = Layout((Tier("a", 0.5), Tier("b")), {"g": (1, 2)}, (*own, Parameter("body", (Axis(2, group="g"),))))
+    table = Table(layout, blobs, tmp_path)  # body 1, body 1 more, a:head 2, b:head 3
+
+    async def main() -> Vector:
+        base = table.model(np.zeros(7, np.float32))
+        source = table.bench.segments(base, 64)
+        assert [one.size for one in source.manifests] == [4, 4, 8, 12]
+        table.bench.open_fold(1, base, 2)
+        small, large = table.update(np.full(3, 2, np.float32)), table.update(np.full(5, 4, np.float32))
+        assert table.bench.fault_in_update(small, 0) == table.bench.fault_in_update(large, 1) == ""
+        assert "3 coordinates, its tier has 5" in table.bench.fault_in_update(small, 1)
+        await table.bench.fold(1, 0, small, 1.0)
+        await table.bench.fold(1, 1, large, 1.0)
+        return table.models.open((await table.bench.merge(1)).model).read(0, 7)
+
+    assert virtual.run(main()).tolist() == [3, 4, 2, 2, 4, 4, 4]
+
+
 @pytest.mark.parametrize("weight", [math.nextafter(2.0**19, 0), 2.0**19, math.nextafter(2.0**19, math.inf), 3.0])
 def test_any_weight_can_be_folded_also_one_beside_a_power_of_two(
     virtual: asyncio.Runner, table: Table, weight: float
@@ -198,6 +221,38 @@ def test_a_counted_update_that_is_gone_stops_the_aggregator(virtual: asyncio.Run
 )
 def test_an_update_is_judged_by_length_and_numbers(table: Table, delta: Vector, fault: str) -> None:
     assert table.bench.fault_in_update(table.update(delta), 0) == fault
+
+
+def test_a_compacted_update_is_judged_and_folded_as_it_lies(
+    virtual: asyncio.Runner, table: Table, tmp_path: Path
+) -> None:
+    delta = np.random.default_rng(1).normal(size=100).astype(np.float32)
+    packed = pack(delta, Form(8), tmp_path / "packed")
+    assert packed.residual is not None
+    data = (tmp_path / "packed").read_bytes()
+
+    def blob(data: bytes) -> str:
+        manifest = build_manifest(data, 64)
+        table.blobs.put(manifest, data)
+        return manifest.blob_id
+
+    assert table.bench.fault_in_update(blob(data), 1) == ""
+    assert "the update has 100 coordinates, its tier has 40" in table.bench.fault_in_update(blob(data), 0)
+    assert "another size" in table.bench.fault_in_update(blob(data[:-1]), 1)
+    assert "its header alone is" in table.bench.fault_in_update(blob(data[:30]), 1)
+    scales = slice(36, 40)
+    bad = data[: scales.start] + np.float32(np.nan).tobytes() + data[scales.stop :]
+    assert "scale 0 is nan" in table.bench.fault_in_update(blob(bad), 1)
+
+    async def main() -> Vector:
+        table.bench.open_fold(3, table.model(np.zeros(100, np.float32)), 2)
+        await table.bench.fold(3, 1, blob(data), 1.0)
+        await table.bench.fold(3, 1, table.update(delta), 4.0)  # heavier: the sum is made again, with both
+        merged = await table.bench.merge(3)
+        return table.models.open(merged.model).read(0, 100)
+
+    expected = (delta - packed.residual + 4 * delta.astype(np.float64)) / 5
+    assert np.allclose(virtual.run(main()), expected, atol=1e-6)
 
 
 def test_an_update_that_is_not_there_is_at_fault(table: Table) -> None:

@@ -58,7 +58,7 @@ def test_nothing_to_keep_leaves_no_file_and_no_folder_is_nothing_kept(tmp_path: 
 def test_a_damaged_file_is_named_and_nothing_is_begun_anew_unasked(tmp_path: Path, damage: bytes) -> None:
     write_kept(tmp_path, 4, MAKER, ARRAYS)
     (tmp_path / "kept-4.npz").write_bytes(damage)
-    with pytest.raises(TrainingFailed, match=r"kept-4\.npz: .*kept of round 4 cannot be read: it is no file.*delete it"):
+    with pytest.raises(TrainingFailed, match=r"kept-4\.npz: .*round 4 cannot be read: it is no file.*delete it"):
         read_kept(tmp_path, 5, MAKER)
 
 

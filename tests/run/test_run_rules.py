@@ -1,0 +1,89 @@
+"""What a survey says of the tiers follows from the layout."""
+
+import random
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from mhfl_mq.errors import ConfigError, LocalMisuse
+from mhfl_mq.families.plan import Cut, Own, Plan
+from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.policy import Algorithm, Communication, Policy, Tier
+from mhfl_mq.protocol.rules import Upload
+from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
+from mhfl_mq.segments import Axis, Layout, Parameter
+from mhfl_mq.segments import Tier as LayoutTier
+from mhfl_mq.wire.messages import TierSpec
+
+
+def policy(*names: str) -> Policy:
+    tiers = tuple(Tier(name, 1.0) for name in names)
+    return Policy(name="p", tiers=tiers, algorithm=Algorithm("heterofl", "uniform", {}))
+
+
+def tiers_of(layout: Layout) -> tuple[TierSpec, ...]:
+    return rules_of(policy(*(tier.name for tier in layout.tiers)), task="t", agent="a", layout=layout).tiers
+
+
+def apart(count: int, *, shared: bool) -> Layout:
+    tiers = tuple(LayoutTier(f"t{k}", architecture=f"net{k}") for k in range(count))
+    own = [Parameter(f"t{k}:w", (Axis(k + 1),), only=k) for k in range(count)]
+    body = [Parameter("body", (Axis(5),))] if shared else []
+    return Layout(tiers, {}, (*own, *body))
+
+
+def test_nothing_is_said_of_the_segments_of_a_prefix() -> None:
+    layout = Layout((LayoutTier("s", 0.5), LayoutTier("l")), {"g": (2, 4)}, (Parameter("w", (Axis(4, group="g"),)),))
+    assert tiers_of(layout) == (TierSpec("s", 0.5, 0, 2), TierSpec("l", 1.0, 0, 4))
+
+
+def test_a_tier_that_is_no_prefix_says_which_segments_it_holds() -> None:
+    assert tiers_of(apart(2, shared=True)) == (
+        TierSpec("t0", 1.0, 0, 6, "net0", (0, 1)),
+        TierSpec("t1", 1.0, 0, 7, "net1", (0, 2)),
+    )
+
+
+def test_a_layout_of_more_segments_than_a_head_can_name_is_refused() -> None:
+    assert len(tiers_of(apart(31, shared=True))) == 31
+    with pytest.raises(ConfigError, match="33 segments, more than 32"):
+        tiers_of(apart(32, shared=True))
+
+
+def test_a_layout_of_other_tiers_is_our_mistake() -> None:
+    with pytest.raises(LocalMisuse, match="other tiers"):
+        rules_of(policy("x"), task="t", agent="a", layout=apart(1, shared=False))
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (Plan(own=(Own("logits", ("public", "classes")), Own("rows", ("rows",)))), "its logits, rows travel beside"),
+        (Plan(rolls=True), "in another order in each round"),
+        (Plan(cut=Cut.RANKED), "in another order in each round"),
+    ],
+)
+def test_a_plan_whose_updates_cannot_be_compacted_is_refused_where_the_policy_compacts(plan: Plan, says: str) -> None:
+    plain = policy("s")
+    packed = replace(plain, communication=Communication(precision=8))
+    rare = replace(plain, communication=Communication(every=2))
+    assert algorithm_of(packed).about.name == "heterofl"
+    with mock.patch.object(HeteroFL, "PLAN", plan):
+        algorithm_of(plain)
+        algorithm_of(rare)
+        with pytest.raises(ConfigError, match=f"updates of heterofl cannot be compacted: .*{says}"):
+            algorithm_of(packed)
+
+
+def test_how_a_device_sends_is_said_in_numbers_and_why_where_it_is_less_than_the_best() -> None:
+    adaptive = replace(policy("s"), communication=Communication(adaptive=True, transfer_s=1.0))
+    decider = PolicyDecider(adaptive, (1_000_000,), random.Random(0))
+    assert decider.upload(0, 0.0, None) == Upload({"precision": 32.0, "top_k": 1.0})
+    slow = decider.upload(0, 700_000.0, 0.5)
+    assert (slow.options, slow.every) == ({"precision": 8.0, "top_k": 0.5}, 1)
+    assert slow.why == "int8, the largest 50 %; int8: 1 MB a round are 1.43 s, over 1 s"
+    plain = PolicyDecider(policy("s"), (1_000_000,), random.Random(0))
+    assert plain.upload(0, 1.0, 0.0) == Upload()
+    rare = replace(policy("s"), communication=Communication(every=3))
+    assert PolicyDecider(rare, (10,), random.Random(0)).upload(0, 1.0, 0.0) == Upload(every=3)
