@@ -172,7 +172,7 @@ class Jobs:
         """The algorithm and the models of these tiers; the layout is derived once."""
         algorithm = subject.make()
         public = self._agreed(subject.public) if algorithm.plan.public else None
-        key = repr((subject.tiers, subject.algorithm, algorithm.plan))
+        key = repr((subject.tiers, algorithm.plan))
         if key not in self._models:
             self._models[key] = TaskModels(self.task, subject.tiers, algorithm.plan, public)
         return algorithm, self._models[key]
