@@ -20,7 +20,7 @@ from mhfl_mq.wire.messages import Capability, ProbeResult
 __all__ = ["Budgets", "Cost", "Device", "capability", "fleet_of", "place_budgets", "tier_of", "with_budgets"]
 
 ROOM: Final = 1.1
-"""How far a budget is above the cost that it must allow, where nothing bounds it from above."""
+"""How far a budget is above the cost that it must allow, where it cannot be midway between that and the next one."""
 REFUSED: Final = 10.0
 """What a device that could carry no tier counts, in tiers that it is away from its plan."""
 
@@ -72,7 +72,8 @@ def _place(bound: Bound, fleet: Sequence[Part], costs: Sequence[Cost], steps: in
     most = min(above, default=math.inf)
     if least < most:
         return math.sqrt(least * most) if math.isfinite(most) else least * ROOM
-    return min(sorted(load for row in loads for load in row), key=lambda one: _misfit(one, planned, wanted, loads))
+    tried = sorted(load * ROOM for row in loads for load in row)
+    return min(tried, key=lambda one: _misfit(one, planned, wanted, loads))
 
 
 def _misfit(budget: float, planned: Sequence[Part], wanted: Sequence[int], loads: Sequence[Sequence[float]]) -> float:
