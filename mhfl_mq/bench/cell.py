@@ -1,4 +1,4 @@
-"""One cell of the matrix: a method under a constraint on a data set with a seed, run and measured, as a JSON document."""
+"""One cell of the matrix: a method under a constraint on a data set with a seed, run and measured, as a document."""
 
 import asyncio
 import math
@@ -140,9 +140,7 @@ def _tier(setting: Setting, index: int) -> dict[str, Any]:
 
 def _names(setting: Setting) -> dict[str, str | None]:
     """The name of the tier that each device trains in this run."""
-    return {
-        one.name: None if one.tier is None else setting.tiers[one.tier].name for one in setting.devices
-    }
+    return {one.name: None if one.tier is None else setting.tiers[one.tier].name for one in setting.devices}
 
 
 def _federated(setting: Setting, fleet: Sequence[Device], run: Simulated, target: float) -> dict[str, Any]:
@@ -183,9 +181,7 @@ def _federated(setting: Setting, fleet: Sequence[Device], run: Simulated, target
 def _alone(setting: Setting, fleet: Sequence[Device], alone: Alone, target: float) -> dict[str, Any]:
     names = _names(setting)
     seconds = max((one.compute_s for one in alone.spent.values()), default=0.0)
-    curve = [
-        Point(number, seconds * number / setting.rounds, alone.tiers(number)) for number in sorted(alone.curve)
-    ]
+    curve = [Point(number, seconds * number / setting.rounds, alone.tiers(number)) for number in sorted(alone.curve)]
     facts = []
     for device in fleet:
         spent = alone.spent.get(device.name, Spent())
@@ -234,8 +230,6 @@ def _document(
         "compute_s_simulated": sum(one.compute_s for one in facts),
         "compute_s_real": sum(one.real_s for one in facts),
         "energy_j_estimate": sum(float(one["energy_j_estimate"]) for one in devices),
-        "curve": [
-            {"round": one.round, "seconds": one.seconds, "accuracy": dict(one.accuracy)} for one in curve
-        ],
+        "curve": [{"round": one.round, "seconds": one.seconds, "accuracy": dict(one.accuracy)} for one in curve],
         "devices": devices,
     }

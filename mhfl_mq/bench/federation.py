@@ -164,7 +164,7 @@ class _Run:
                     host.stop()
         except TimeoutError:
             raise ConfigError(
-                f"the federation had {len(watch.rounds)} of {setting.rounds} rounds after {limit_s:.0f} virtual seconds",
+                f"the federation had {len(watch.rounds)} of {setting.rounds} rounds after {limit_s:.0f} s",
                 where=f"algorithm {setting.algorithm}",
                 remedy="no round can be opened when too few devices carry a tier",
             ) from None
@@ -232,9 +232,7 @@ class _Run:
 
     def _trainer(self, device: Device, scratch: Path) -> BenchTrainer:
         setting = self._setting
-        inner = TaskTrainer(
-            setting.task.name, scratch, shard=device.shard, data=setting.folder, worker=self._worker
-        )
+        inner = TaskTrainer(setting.task.name, scratch, shard=device.shard, data=setting.folder, worker=self._worker)
         examples = len(setting.task.device_data(device.shard, setting.folder))
         return BenchTrainer(inner, device, setting.costs, setting.budgets, examples, self._spent[device.name])
 

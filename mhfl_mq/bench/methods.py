@@ -32,7 +32,7 @@ def method_names() -> tuple[str, ...]:
 
 
 def pick(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The names that were asked for, each once; raises `ConfigError` with the closest name for one that is not known."""
+    """The names that were asked for, each once; raises `ConfigError`, with the closest one, for a wrong name."""
     for name in wanted:
         if name not in known:
             raise ConfigError(f"there is no {what} {name!r}", where="mhfl bench", remedy=closest(name, known))
