@@ -96,10 +96,12 @@ def run_cell(
     if not any(device.tier is not None for device in setting.devices):
         return document | {"outcome": "impossible", "why": "no device carries the tier that it takes"}
     document["tiers"] = [_tier(setting, index) for index in range(len(setting.tiers))]
+    top = tiers[-1].name
     if cell.method == LOCAL:
-        return document | _alone(setting, fleet, run_alone(setting, worker, told), data.target)
-    run = run_federation(setting, worker, lambda one: told(one.number))
-    return document | _federated(setting, fleet, run, data.target)
+        result = _alone(setting, fleet, run_alone(setting, worker, told), data.target)
+    else:
+        result = _federated(setting, fleet, run_federation(setting, worker, lambda one: told(one.number)), data.target)
+    return document | result | {"largest": result["accuracy"].get(top)}
 
 
 def _as_baseline(method: str, setting: Setting) -> Setting:
@@ -206,7 +208,8 @@ def _document(
     carried = [
         tier.name for index, tier in enumerate(setting.tiers) if any(one.tier == index for one in setting.devices)
     ]
-    accuracy = {name: value for name, value in last_mean(curve, LAST).items() if name in carried}
+    means = last_mean(curve, LAST)
+    accuracy = {name: means[name] for name in carried if name in means}
     mean = mean_over_tiers(accuracy, carried)
     devices = [one.document(seconds) for one in facts]
     return {
@@ -215,7 +218,6 @@ def _document(
         "accuracy": accuracy,
         "mean": None if math.isnan(mean) else mean,
         "of_devices": fmean(accuracy[one.tier] for one in facts if one.tier in accuracy) if accuracy else None,
-        "largest": accuracy.get(setting.tiers[-1].name),
         "last_rounds": min(LAST, len(curve)),
         "metric": setting.task.metric_name,
         "target": target,
