@@ -49,6 +49,7 @@ class _Kept:
     expiry_s: int = 0
     receive_max: int = _RECEIVE_MAX
     filters: dict[str, int] = field(default_factory=dict)
+    wild: dict[str, int] = field(default_factory=dict)  # those of the filters that hold a wildcard
     queue: deque[tuple[Message, bool, float]] = field(default_factory=deque)  # message, retained, until when
     flying: dict[int, tuple[Message, bool]] = field(default_factory=dict)
     last_id: int = 0
@@ -183,6 +184,8 @@ class MemoryBroker:
             return None
         fresh = topic_filter not in kept.filters
         kept.filters[topic_filter] = qos
+        if "+" in topic_filter or "#" in topic_filter:
+            kept.wild[topic_filter] = qos
         self._wanted.clear()
         return fresh
 
@@ -195,6 +198,7 @@ class MemoryBroker:
     def revoke(self, client_id: str, filters: list[str]) -> None:
         for name in filters:
             self._kept[client_id].filters.pop(name, None)
+            self._kept[client_id].wild.pop(name, None)
         self._wanted.clear()
 
     def take(self, message: Message) -> None:
@@ -224,7 +228,9 @@ class MemoryBroker:
         """Everyone with a filter for this topic, and the best QoS that was granted."""
         found = []
         for kept in self._kept.values():
-            granted = [qos for name, qos in kept.filters.items() if matches(name, topic)]
+            granted = [qos for name, qos in kept.wild.items() if matches(name, topic)]
+            if topic in kept.filters and topic not in kept.wild:
+                granted.append(kept.filters[topic])
             if granted:
                 found.append((kept, max(granted)))
         return found
