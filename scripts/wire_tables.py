@@ -22,7 +22,8 @@ def section(cls: type) -> str:
     kind = getattr(cls, "kind", "")
     title = f"### {cls.__name__}" + (f" (`{kind}`)" if kind else ", a part of messages")
     hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
-    rows = [f"| `{one.name}` | {says(hints[one.name])} |" for one in fields(cls)]
+    later = dict.fromkeys(getattr(cls, "added", ()), "; left out when empty")
+    rows = [f"| `{one.name}` | {says(hints[one.name])}{later.get(one.name, '')} |" for one in fields(cls)]
     return "\n".join([title, "", inspect.getdoc(cls) or "", "", "| field | holds |", "|---|---|", *rows, ""])
 
 

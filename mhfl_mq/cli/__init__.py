@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "simulate": "Replay a federation with faults from a seed, without a network.",
     "status": "Rounds, devices, tiers, bytes and accuracy of a federation, live.",
     "policy": "Check a policy file, or show what it says.",
+    "algorithms": "The methods that a policy can name: family, what travels, the paper.",
     "model": "List, show, roll back and export the versions of the model.",
     "ledger": "Verify the audit record, or read it.",
     "doctor": "Look for what would keep a federation from running here.",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mhfl_mq.cli.options import broker_option, federation_options, policy_file, state_option
+from mhfl_mq.cli.output import say
 from mhfl_mq.cli.signals import stop_in_good_order
 
 __all__ = ["command"]
@@ -55,11 +56,15 @@ def command(
     from mhfl_mq.cli.policies import read_installed_policy
     from mhfl_mq.run.clock import SystemClock, seeded_luck
     from mhfl_mq.run.launch import AggregatorSetup, run_aggregator
+    from mhfl_mq.run.rules import choice_of
     from mhfl_mq.run.training import TaskFoundation
     from mhfl_mq.transport.backoff import Backoff
     from mhfl_mq.transport.mqtt import MqttTransport
 
     rules = read_installed_policy(policy_file(policy))
+    choice = choice_of(rules)
+    if choice is not None:
+        say(f"algorithm auto: {choice.algorithm}, because {choice.why}")
     luck = seeded_luck()
 
     async def run() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mhfl_mq.errors import ConfigError
-from mhfl_mq.families import algorithm_names, make_algorithm
+from mhfl_mq.families import AUTO, algorithm_names, algorithm_numbers, make_algorithm
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.load import Known, load_policy
 from mhfl_mq.stages import GROUP, check_order, find_stages
@@ -22,10 +22,14 @@ TRAINING: Final = frozenset(field.name for field in fields(TrainOptions)) - {"st
 def installed() -> Known:
     """The algorithms and stages of this installation, and what they refuse."""
     return Known(
-        algorithms=dict.fromkeys(algorithm_names(), TRAINING),
+        algorithms={
+            AUTO: TRAINING,
+            **{name: TRAINING | algorithm_numbers(name).keys() for name in algorithm_names()},
+        },
         stages=frozenset(offer.name for offer in entry_points(group=GROUP)),
         stages_misfit=_stages_misfit,
         tiers_misfit=_tiers_misfit,
+        option_misfit=_option_misfit,
     )
 
 
@@ -42,7 +46,14 @@ def _stages_misfit(names: Sequence[str]) -> str:
     return ""
 
 
+def _option_misfit(algorithm: str, option: str, value: float) -> str:
+    number = None if algorithm == AUTO else algorithm_numbers(algorithm).get(option)
+    return "" if number is None else number.fault(value)
+
+
 def _tiers_misfit(algorithm: str, tiers: int) -> str:
+    if algorithm == AUTO:
+        return ""
     try:
         make_algorithm(algorithm).check_tiers(tiers)
     except ConfigError as error:

@@ -14,6 +14,7 @@ from mhfl_mq.policy import Policy
 from mhfl_mq.policy.findings import Finding
 from mhfl_mq.policy.load import check_policy
 from mhfl_mq.policy.quantities import show_bytes, show_duration
+from mhfl_mq.run.rules import choice_of
 
 __all__ = ["command"]
 
@@ -112,6 +113,7 @@ def _tier_row(policy: Policy, index: int) -> Sequence[str | float | None]:
 
 def _rules(policy: Policy) -> list[tuple[str, str]]:
     part, limits, algorithm = policy.participation, policy.limits, policy.algorithm
+    choice = choice_of(policy)
     options = ", ".join(f"{name} {value:g}" for name, value in sorted(algorithm.options.items()))
     cohort = (
         "everyone who is there" if part.cohort is None else f"{part.cohort} devices, x{part.over_provision:g} invited"
@@ -122,7 +124,8 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
     rate = limits.broadcast_bytes_s
     pace = "as fast as the broker takes it" if rate is None else f"at most {show_bytes(rate)} per second"
     return [
-        ("algorithm", f"{algorithm.name}, {algorithm.weighting} weights, {options}"),
+        ("algorithm", f"{algorithm.name}, {algorithm.weighting or 'its own'} weights, {options}"),
+        *([] if choice is None else [("", f"{choice.algorithm}: {choice.why}")]),
         ("cohort", cohort),
         ("quorum", f"{part.quorum.min} updates and {part.quorum.fraction:.0%} of the cohort"),
         ("deadline", show_duration(part.deadline_s)),

@@ -17,9 +17,12 @@ __all__ = ["command"]
 @click.option("--seeds", metavar="A..B", help="Run the seeds from A to B, both included.")
 @click.option("--plan", type=click.Choice(tuple(PLANS)), default="mixed", show_default=True, help="What goes wrong.")
 @click.option("--devices", type=click.IntRange(3, 100), default=DEVICES, show_default=True, help="How many devices.")
+@click.option("--apart", is_flag=True, help="Tiers that have segments of their own, instead of nested ones.")
 @click.option("--trace", is_flag=True, help="Show everything that happens, with its virtual time.")
 @json_option
-def command(seed: int | None, seeds: str | None, plan: str, devices: int, trace: bool, as_json: bool) -> int:
+def command(
+    seed: int | None, seeds: str | None, plan: str, devices: int, apart: bool, trace: bool, as_json: bool
+) -> int:
     """Run whole federations under faults in virtual time; each seed always gives the same run.
 
     The real machines, codec, hosts and stores run over a broker in memory, while links break, messages are lost,
@@ -30,7 +33,7 @@ def command(seed: int | None, seeds: str | None, plan: str, devices: int, trace:
     outcomes: list[Outcome] = []
     with Progress("simulating", len(numbers)) as progress:
         for done, number in enumerate(numbers, start=1):
-            outcome = simulate(number, plan, devices=devices, trace=trace)
+            outcome = simulate(number, plan, devices=devices, trace=trace, apart=apart)
             outcomes.append(outcome)
             if trace and not as_json:
                 click.echo("\n".join(outcome.trace))

@@ -3,6 +3,7 @@
 import datetime
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mhfl_mq.cli.options import json_option, state_option
 from mhfl_mq.cli.output import print_json, print_table
 from mhfl_mq.errors import StoreError
 from mhfl_mq.policy.quantities import show_bytes
+from mhfl_mq.protocol.entries import COMPACTING
 from mhfl_mq.protocol.states import FederationState
 from mhfl_mq.run.rules import tier_metrics
 from mhfl_mq.run.status import read_board
@@ -102,7 +104,9 @@ def _tiers(view: View, names: list[str], metrics: dict[str, float], lengths: tup
 
 
 def _devices(view: View, names: list[str], present: set[str] | None) -> list[dict[str, Any]]:
-    counted = view.restore().rounds_counted
+    saved = view.restore()
+    counted = saved.rounds_counted
+    said = {one.device: _compacting(one.metrics) for one in saved.latest}
     return [
         {
             "device": one.device,
@@ -110,10 +114,16 @@ def _devices(view: View, names: list[str], present: set[str] | None) -> list[dic
             "tier": None if one.tier is None else names[one.tier],
             "rounds": counted.get(one.device, 0),
             "examples": one.examples,
+            "compacting": said.get(one.device, {}),
             "why": one.reason,
         }
         for one in view.devices()
     ]
+
+
+def _compacting(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a device says of its last counted update: its size over its model's, what it lost, bytes saved."""
+    return {name: metrics[name] for name in COMPACTING if name in metrics}
 
 
 def _rounds(view: View, last: int) -> list[dict[str, Any]]:
@@ -169,6 +179,16 @@ def show(facts: dict[str, Any]) -> None:
             for one in facts["devices"]
         ],
     )
+    compacting = [one for one in facts["devices"] if one["compacting"]]
+    if compacting:
+        print_table(
+            "\nlast updates",
+            ["device", "change", "error", "saved"],
+            [
+                [one["device"], *(_part(one["compacting"].get(name)) for name in ("change", "error")), _saved(one)]
+                for one in compacting
+            ],
+        )
     print_table(
         "\nrounds",
         ["round", "opened", "counted", "outcome", *names],
@@ -185,7 +205,18 @@ def show(facts: dict[str, Any]) -> None:
     )
     if facts["bytes"]:
         up, down, unicast = (show_bytes(facts["bytes"].get(way, 0)) for way in ("up", "down", "down_if_unicast"))
+        spared = facts["bytes"].get("up_saved", 0)
+        up += f" ({show_bytes(spared)} saved by compacting)" if spared else ""
         click.echo(f"\nbytes: up {up}, down {down}; {unicast} down if sent to each device{_missed(facts['kills'])}")
+
+
+def _part(share: float | None) -> str | None:
+    return None if share is None else f"{share:.3%}"
+
+
+def _saved(device: Mapping[str, Any]) -> str | None:
+    saved = device["compacting"].get("saved_bytes")
+    return None if saved is None else show_bytes(max(0, round(saved)))
 
 
 def _missed(kills: int) -> str:

@@ -1,7 +1,28 @@
-"""MHFL algorithms: what each adds to "contribute, sum, finalize", and how a policy names them."""
+"""MHFL algorithms: how each arranges the vector, what an update weighs and what the sum becomes; found by name."""
 
-from mhfl_mq.families.base import Algorithm
-from mhfl_mq.families.heterofl import FedAvg, HeteroFL, Weighting
-from mhfl_mq.families.registry import algorithm_names, make_algorithm
+from mhfl_mq.families.base import About, Algorithm, Averaging, Evaluated, Family, Weighting
+from mhfl_mq.families.choose import AUTO, Choice, Constraint, choose_algorithm
+from mhfl_mq.families.plan import OWN, Cut, Own, Plan, Shares
+from mhfl_mq.families.registry import algorithm_class, algorithm_names, algorithm_numbers, make_algorithm
 
-__all__ = ["Algorithm", "FedAvg", "HeteroFL", "Weighting", "algorithm_names", "make_algorithm"]
+__all__ = [
+    "AUTO",
+    "OWN",
+    "About",
+    "Algorithm",
+    "Averaging",
+    "Choice",
+    "Constraint",
+    "Cut",
+    "Evaluated",
+    "Family",
+    "Own",
+    "Plan",
+    "Shares",
+    "Weighting",
+    "algorithm_class",
+    "algorithm_names",
+    "algorithm_numbers",
+    "choose_algorithm",
+    "make_algorithm",
+]

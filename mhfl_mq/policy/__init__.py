@@ -4,10 +4,12 @@ Here: the checked policy and the pure decisions, on the standard library alone. 
 `check_policy`) is in `mhfl_mq.policy.load` and needs the extra `server`.
 """
 
+from mhfl_mq.policy.communication import How, choose, upload_bytes
 from mhfl_mq.policy.compiled import (
     API_VERSION,
     Algorithm,
     Budget,
+    Communication,
     Gate,
     Limits,
     Participation,
@@ -34,8 +36,10 @@ __all__ = [
     "API_VERSION",
     "Algorithm",
     "Budget",
+    "Communication",
     "Decision",
     "Gate",
+    "How",
     "Invitation",
     "Limits",
     "Luck",
@@ -48,8 +52,10 @@ __all__ = [
     "StageUse",
     "Tier",
     "assign_tier",
+    "choose",
     "gate",
     "invite",
     "quorum_needed",
     "transfer_seconds",
+    "upload_bytes",
 ]

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from mhfl_mq.policy.documents import AlgorithmOptions, Limits, Participation
+from mhfl_mq.policy.documents import AlgorithmOptions, Communication, Limits, Participation
 from mhfl_mq.policy.findings import Code, did_you_mean
 from mhfl_mq.policy.quantities import parse_bytes, parse_duration, show_binary, show_duration
 from mhfl_mq.wire.blobs import PROFILES
@@ -30,13 +30,15 @@ class Known:
     """The names that a policy may use: what is installed here, which the policy package itself cannot know.
 
     `algorithms` maps a name to the option names that this algorithm has of its own. `stages_misfit` says what is
-    wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers; empty: nothing.
+    wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers, `option_misfit` what
+    it has against the value of one of its own options; empty: nothing.
     """
 
     algorithms: Mapping[str, frozenset[str]]
     stages: frozenset[str]
     stages_misfit: Callable[[Sequence[str]], str] = lambda _names: ""
     tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
+    option_misfit: Callable[[str, str, float], str] = lambda _algorithm, _option, _value: ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _quorum(data)
     yield from _chunks(data)
     yield from _deadline(data)
+    yield from _communication(data)
     yield from _stage_names(data, known)
     if known is not None:
         yield from _algorithm(data, known)
@@ -209,6 +212,42 @@ def _deadline(data: object) -> Iterator[Fault]:
             yield Fault(Code.DEADLINE, ("spec", "tiers", index, "budget"), message, hint, key=True)
 
 
+def _communication(data: object) -> Iterator[Fault]:
+    """What is rounded or left out cannot be masked or clipped; the bounds of what adapts enclose where it begins."""
+    at = ("spec", "communication")
+    written = _dig(data, *at)
+    if not isinstance(written, dict):
+        return
+    value = {name: _default(Communication, name, written.get(name)) for name in Communication.model_fields}
+    adaptive = value["adaptive"] is True
+    if _items(data, "spec", "stages") and (adaptive or value["precision"] != "float32" or _number(value["top_k"]) != 1):
+        message = "updates that are compacted cannot pass privacy stages, which need every value as it is"
+        hint = "leave the stages out, or the communication: its every alone goes with stages"
+        yield Fault(Code.COMMUNICATION, at, message, hint, key=True)
+    if not adaptive:
+        for name in ("transfer", "smallest_top_k", "longest_every", "quiet"):
+            if name in written:
+                message = f"{name} has no effect, for nothing adapts"
+                yield Fault(Code.COMMUNICATION, (*at, name), message, "write adaptive: true, or remove it", key=True)
+        return
+    share, least = _number(value["top_k"]), _number(value["smallest_top_k"])
+    if share is not None and least is not None and least > share and "smallest_top_k" in written:
+        message = f"at least {least:g} of an update is more than the {share:g} that top_k begins with"
+        yield Fault(Code.COMMUNICATION, (*at, "smallest_top_k"), message, f"write at most {share:g}")
+    every, most = _number(value["every"]), _number(value["longest_every"])
+    if every is not None and most is not None and most < every and "longest_every" in written:
+        message = f"every {most:g} rounds is more often than the {every:g} that every begins with"
+        yield Fault(Code.COMMUNICATION, (*at, "longest_every"), message, f"write {every:g} or more")
+    seconds = _quantity(value["transfer"], parse_duration)
+    deadline = _quantity(
+        _default(Participation, "deadline", _dig(data, "spec", "participation", "deadline")), parse_duration
+    )
+    if seconds is not None and deadline is not None and seconds > deadline > 0:
+        message = f"an upload of {show_duration(seconds)} is longer than the deadline of {show_duration(deadline)}"
+        path: Path = (*at, "transfer") if "transfer" in written else at
+        yield Fault(Code.COMMUNICATION, path, message, f"write at most {show_duration(deadline)}")
+
+
 def _stage_names(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _names_twice(data, ("spec", "stages"), "a stage named")
     for index, stage in enumerate(_items(data, "spec", "stages")):
@@ -236,6 +275,12 @@ def _algorithm(data: object, known: Known) -> Iterator[Fault]:
         if option not in has:
             message = f"{name} has no option '{option}'"
             yield Fault(Code.UNKNOWN_OPTION, (*at, "options", option), message, did_you_mean(option, has), key=True)
+            continue
+        value = _number(options[option])
+        misfit = "" if value is None else known.option_misfit(name, str(option), value)
+        if misfit:
+            hint = f"`mhfl algorithms {name}` shows its options"
+            yield Fault(Code.OUT_OF_RANGE, (*at, "options", option), f"{option}: {misfit}", hint)
 
 
 def _stage_order(data: object, known: Known) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ __all__ = [
     "API_VERSION",
     "Algorithm",
     "Budget",
+    "Communication",
     "Gate",
     "Limits",
     "Option",
@@ -42,23 +43,28 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """One size class: the share of the width, the number of blocks (0: all), and what it may cost."""
+    """One size class: the share of the width, the number of blocks (0: all), and what it may cost.
+
+    `architecture` names a model of the task that is unlike the others; empty: the task's one model, cut.
+    """
 
     name: str
     width: float
     depth: int = 0
     budget: Budget = Budget()
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """The method by name; `weighting` says what an update counts in the mean: `uniform` or `samples`.
+    """The method by name; `weighting` says what an update counts in the mean: `uniform`, `samples`, or empty for what
+    the method itself says.
 
     `options` are its numbers (steps, batch, rate, ...) and travel in each offer.
     """
 
     name: str
-    weighting: str = "uniform"
+    weighting: str = ""
     options: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -100,6 +106,30 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Communication:
+    """How updates travel: bits of a value (32, 16, 8), the share of coordinates sent, and every how many rounds.
+
+    With `adaptive` this is the best that a device gets, and each gets what its link carries in `transfer_s`, down to
+    int8 of `smallest_top_k` of the coordinates every `longest_every` rounds. A device whose last update changed less
+    than `quiet` of its model is asked half as often.
+    """
+
+    adaptive: bool = False
+    precision: int = 32
+    top_k: float = 1.0
+    every: int = 1
+    transfer_s: float = 10.0  # seconds of an upload, per round
+    smallest_top_k: float = 0.1
+    longest_every: int = 4
+    quiet: float = 0.001
+
+    @property
+    def compacts(self) -> bool:
+        """Whether an update may be anything but raw float32."""
+        return self.adaptive or self.precision != 32 or self.top_k < 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class StageUse:
     """A privacy stage by name, with its options."""
 
@@ -136,10 +166,14 @@ class Policy:
     gate: Gate = Gate()
     stages: tuple[StageUse, ...] = ()
     limits: Limits = Limits()
+    communication: Communication = Communication()
 
     @property
     def digest(self) -> str:
         """SHA-256 over the content: another layout, order of keys, or `900s` for `15m` give the same digest."""
-        content = {"apiVersion": API_VERSION, "policy": dataclasses.asdict(self)}
+        policy = dataclasses.asdict(self)
+        if self.communication == Communication():  # a key that came later: what does not use it keeps its digest
+            del policy["communication"]
+        content = {"apiVersion": API_VERSION, "policy": policy}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()

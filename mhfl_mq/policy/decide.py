@@ -68,14 +68,14 @@ class Decision(Generic[AnswerT]):
 
 
 def transfer_seconds(length: int, link_bytes_s: float) -> float:
-    """Seconds per round that a prefix of `length` coordinates spends on a link: the model down, the update up."""
+    """Seconds per round that a model of `length` coordinates spends on a link: the model down, the update up."""
     return 2 * length * BYTES_PER_COORDINATE / link_bytes_s
 
 
 def assign_tier(tiers: Sequence[Tier], lengths: Sequence[int], capability: Capability) -> Decision[int | None]:
     """The largest tier whose measured step time, peak memory and transfer time are within its budget.
 
-    `lengths` are the coordinates of each tier's prefix. What was not measured does not fit, but for a link that was
+    `lengths` are the coordinates that each tier holds. What was not measured does not fit, but for a link that was
     never measured (`link_bytes_s` 0): a device learns its speed from the segments that it receives, and then asks
     again. None: no tier fits. Only what this device measured counts: a share of the full model's width says little
     about its cost.

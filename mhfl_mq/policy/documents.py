@@ -25,6 +25,10 @@ MAX_UPLOADS: Final = 1024
 """Uploads at once: each holds a window of chunks, so this is 2 GiB of aggregator memory at 256 KiB."""
 
 
+MAX_EVERY: Final = 1000
+"""Rounds between two updates of a device: beyond it, it is not taking part."""
+
+
 def _quantity(parse: Callable[[str], float]) -> Callable[[object], object]:
     def read(value: object) -> object:
         if not isinstance(value, str):
@@ -119,12 +123,16 @@ class Tier(Part):
     """One size class of the model."""
 
     name: Id = Field(description="the tier's name, unique")
-    width: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the full model's width, over 0 to 1")
+    width: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the full model's width, over 0 to 1")
     depth: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="blocks kept; left out: all")
+    architecture: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+-]{0,64}$")] = Field(
+        "", description="a model of the task that is unlike the other tiers'; left out: the task's one model, cut"
+    )
     budget: Budget = Field(default_factory=Budget, description="what the tier may cost on a device, measured")
 
     def compiled(self) -> compiled.Tier:
-        return compiled.Tier(self.name, self.width, self.depth or 0, self.budget.compiled())
+        budget = self.budget.compiled()
+        return compiled.Tier(self.name, self.width, self.depth or 0, budget, self.architecture)
 
 
 class AlgorithmOptions(Part):
@@ -133,8 +141,8 @@ class AlgorithmOptions(Part):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
-    weighting: Literal["uniform", "samples"] = Field(
-        "uniform", description="what an update counts in the mean: one, or its training examples"
+    weighting: Literal["uniform", "samples"] | None = Field(
+        None, description="what an update counts in the mean: one, or its training examples; left out: as published"
     )
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(20, description="training steps per device and round")
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = Field(64, description="examples per training step")
@@ -152,7 +160,7 @@ class Algorithm(Part):
     options: AlgorithmOptions = Field(default_factory=AlgorithmOptions, description="its numbers")
 
     def compiled(self) -> compiled.Algorithm:
-        return compiled.Algorithm(self.name, self.options.weighting, self.options.numbers())
+        return compiled.Algorithm(self.name, self.options.weighting or "", self.options.numbers())
 
 
 class Quorum(Part):
@@ -190,6 +198,37 @@ class Gate(Part):
     max_drop: Annotated[float, Field(ge=0)] | None = Field(
         None, description="how much worse than the head it may be, on the mean over tiers; left out: only finite"
     )
+
+
+class Communication(Part):
+    """How updates travel, fixed or, with `adaptive`, by each device's link."""
+
+    adaptive: bool = Field(False, description="choose for each device and round what its link carries")
+    precision: Literal["float32", "float16", "int8"] = Field(
+        "float32", description="of an update's values; with adaptive: at best"
+    )
+    top_k: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of an update's coordinates that is sent, the largest ones; with adaptive: at best"
+    )
+    every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(
+        1, description="ask a device for an update every so many rounds; with adaptive: at best"
+    )
+    transfer: Annotated[Duration, Field(gt=0)] = Field(10.0, description="how long an upload may take, per round")
+    smallest_top_k: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="adaptive: no smaller share")
+    longest_every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(4, description="adaptive: no less often")
+    quiet: Share = Field(0.001, description="adaptive: a device whose update changed less is asked half as often")
+
+    def compiled(self) -> compiled.Communication:
+        return compiled.Communication(
+            adaptive=self.adaptive,
+            precision=int(self.precision.lstrip("floatin")),
+            top_k=self.top_k,
+            every=self.every,
+            transfer_s=self.transfer,
+            smallest_top_k=self.smallest_top_k,
+            longest_every=self.longest_every,
+            quiet=self.quiet,
+        )
 
 
 class StageUse(Part):
@@ -230,6 +269,7 @@ class Spec(Part):
     gate: Gate = Field(default_factory=Gate)
     stages: Annotated[list[StageUse], Field(max_length=MAX_TIERS)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=Limits)
+    communication: Communication = Field(default_factory=Communication)
 
 
 class FederationPolicy(Part):
@@ -253,6 +293,7 @@ class FederationPolicy(Part):
             gate=compiled.Gate(spec.gate.max_drop),
             stages=tuple(compiled.StageUse(stage.name, dict(stage.options)) for stage in spec.stages),
             limits=compiled.Limits(**spec.limits.model_dump()),
+            communication=spec.communication.compiled(),
         )
 
 

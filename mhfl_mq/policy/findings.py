@@ -37,6 +37,7 @@ class Code(StrEnum):
     DEADLINE = "POL027"
     STAGE_ORDER = "POL028"
     TIER_COUNT = "POL029"
+    COMMUNICATION = "POL030"
 
 
 @dataclass(frozen=True, slots=True, order=True)

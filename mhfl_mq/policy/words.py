@@ -71,7 +71,7 @@ _EXAMPLES: Final = {
     "bool_type": "write true or false",
     "list_type": "write a list: its entries on lines that begin with a dash, or in [ ]",
 }
-_DURATIONS: Final = frozenset({"deadline", "interval"})
+_DURATIONS: Final = frozenset({"deadline", "interval", "transfer"})
 
 
 def _in_units(path: Sequence[str | int], value: object) -> str:

@@ -45,6 +45,7 @@ from mhfl_mq.protocol.link_speed import LinkSpeed
 from mhfl_mq.protocol.memory import Memory
 from mhfl_mq.protocol.pauses import HERD_S, Luck, Pauses, Quiet, Timer
 from mhfl_mq.protocol.states import STANDING, Standing, StandingStep, WorkState
+from mhfl_mq.protocol.step_drift import StepDrift
 from mhfl_mq.protocol.work import StageRules, Work
 from mhfl_mq.wire.messages import (
     Assign,
@@ -93,6 +94,7 @@ class DeviceMachine:
         self._work = Work(self._memory, StageRules() if stages is None else stages, luck)
         self._following = Following(self._memory, luck)
         self._link = LinkSpeed(self._memory)
+        self._drift = StepDrift(self._memory)
         self._hellos = Pauses(_HELLO_FIRST_S, _HELLO_MOST_S, luck)
         self._retries = Pauses(_RETRY_FIRST_S, _RETRY_MOST_S, luck)
         self._quiet = Quiet()
@@ -131,7 +133,7 @@ class DeviceMachine:
                 where="device machine",
                 remedy="the first event is Started, the last is StopAsked",
             )
-        effects = [*self._dispatch(event), *self._link_news()]
+        effects = [*self._dispatch(event), *self._news()]
         return _acked(effects, event.token) if isinstance(event, Heard | Faulted) else effects
 
     def _dispatch(self, event: DeviceEvent) -> list[DeviceEffect]:
@@ -159,6 +161,7 @@ class DeviceMachine:
             case FetchFailed(round, reason):
                 return self._work.failed(round, "fetch", f"the base model cannot be had: {reason}")
             case Trained():
+                self._drift.trained(event.metrics)
                 return self._work.trained(event, online=self.standing is not Standing.OFFLINE)
             case TrainFailed(round, reason):
                 return self._work.failed(round, "train", f"training failed: {reason}")
@@ -176,7 +179,7 @@ class DeviceMachine:
 
     def _started(self) -> list[DeviceEffect]:
         self._step(StandingStep.START)
-        follow: list[DeviceEffect] = [] if self.saved.tier is None else [Follow(self.saved.tier)]
+        follow: list[DeviceEffect] = [] if self.saved.tier is None else [Follow(self.saved.segments)]
         return [*follow, *self._work.resume()]
 
     def _connected(self, session: int, max_packet: int) -> list[DeviceEffect]:
@@ -232,8 +235,8 @@ class DeviceMachine:
                 return self._work.receipt(message)
             case Withdraw(round, _):
                 return self._work.withdrawn(round)
-            case Close(round, _, _):
-                return self._work.closed(round)
+            case Close(round, outcome, _):
+                return self._work.closed(round, outcome)
             case Head():
                 return self._following.heard(message)
             case Pull() | ManifestNote():
@@ -285,11 +288,17 @@ class DeviceMachine:
         before = self.saved
         survey = before.survey if self._survey is None else self._survey
         told = self._link.said if answers_report else before.link_told
-        save = self._memory.save(epoch=assign.epoch, tier=assign.tier, layout=layout, survey=survey, link_told=told)
+        step = before.step_told
+        if answers_report and survey is not None and assign.tier < len(survey.tiers):
+            step = self._drift.answered(survey.tiers[assign.tier].name)
+        save = self._memory.save(
+            epoch=assign.epoch, tier=assign.tier, layout=layout, survey=survey, link_told=told, step_told=step
+        )
         if self.saved != before:
             effects.append(save)
-        if (before.tier, before.layout) != (assign.tier, layout):
-            effects += [Follow(assign.tier), *self._work.retiered(assign.tier), *self._following.install()]
+        now = self.saved
+        if (before.tier, before.layout, before.segments) != (now.tier, now.layout, now.segments):
+            effects += [Follow(self.saved.segments), *self._work.retiered(assign.tier), *self._following.install()]
         return effects + ([] if self.standing is Standing.OFFLINE else self._work.welcome())
 
     def _refused(self, why: str) -> list[DeviceEffect]:
@@ -358,16 +367,19 @@ class DeviceMachine:
     def _report(self) -> list[DeviceEffect]:
         """Say what the device can carry, until there is an answer."""
         assert self.capability is not None
-        say = Say(replace(self.capability, session=self._session, link_bytes_s=self._link.say()))
+        saved = self.saved
+        ours = None if saved.tier is None or saved.survey is None else saved.survey.tiers[saved.tier].name
+        capability = self._drift.say(self.capability, ours)
+        say = Say(replace(capability, session=self._session, link_bytes_s=self._link.say()))
         return [say, SetTimer(Timer.CAPABILITY, self._hellos.next_s(gone=self._gone))]
 
     @property
     def _wants_survey(self) -> bool:
         """Whether our tier should be decided again: not while we are in a round, which the answer could spoil."""
-        return self._link.is_news and self._work.state is WorkState.IDLE
+        return (self._link.is_news or self._drift.is_news) and self._work.state is WorkState.IDLE
 
-    def _link_news(self) -> list[DeviceEffect]:
-        """Our tier was assigned from another link speed: say what we can carry again, once we are in no round.
+    def _news(self) -> list[DeviceEffect]:
+        """Our tier was assigned from another link or other steps: say what we can carry again, once in no round.
 
         Said at once: on a slow link, a survey waits behind the next broadcast, and the answer would spoil a round.
         """

@@ -198,7 +198,9 @@ class SavedDevice:
 
     `layout` is the one that it derived itself, `survey` the one that its tier was assigned from (the tiers' sizes);
     `last_round` is the last round that it is done with. `link_bytes_s` is its link's speed as measured (0: not yet),
-    `link_told` the one that its tier was assigned from.
+    `link_told` the one that its tier was assigned from; `step_told` are the seconds of a training step that it was
+    assigned from. `counted` is the last round that its update was counted in (0: none, or that round was aborted after
+    all).
     """
 
     epoch: int = 0
@@ -212,6 +214,17 @@ class SavedDevice:
     metrics: Mapping[str, float] = field(default_factory=dict)
     link_bytes_s: float = 0.0
     link_told: float = 0.0
+    step_told: float = 0.0
+    counted: int = 0
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The segments that this device's tier holds; none before it has a tier."""
+        if self.tier is None:
+            return ()
+        if self.survey is None or self.tier >= len(self.survey.tiers):
+            return tuple(range(self.tier + 1))
+        return self.survey.tiers[self.tier].holds(self.tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +251,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Subscribe to segments 0..tier (and to no others)."""
+    """Subscribe to these segments (and to no others)."""
 
-    tier: int
+    segments: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

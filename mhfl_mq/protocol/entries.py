@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from typing import Final
 
 from mhfl_mq.protocol.records import (
     DeviceSaved,
@@ -12,9 +13,11 @@ from mhfl_mq.protocol.records import (
     UpdateCounted,
     VersionAdded,
 )
-from mhfl_mq.protocol.rules import Rules
+from mhfl_mq.protocol.rules import Rules, Upload
+from mhfl_mq.protocol.words import plain
 
 __all__ = [
+    "COMPACTING",
     "aggregator_started",
     "device_assigned",
     "device_refused",
@@ -31,6 +34,10 @@ __all__ = [
     "version_added",
     "version_rolled_back",
 ]
+
+
+COMPACTING: Final = ("change", "error", "saved_bytes")
+"""What a device says of a compacted update: its size over its model's, what was lost of it (norms), bytes saved."""
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -75,9 +82,10 @@ def peer_fault(device: str, what: str) -> Entry:
 # ---- rounds ---------------------------------------------------------------------------------------------------
 
 
-def round_opened(opened: RoundOpened, rules: Rules) -> Entry:
-    """`round.open`: the number is used up; whom the round invites, and under which rules."""
+def round_opened(opened: RoundOpened, rules: Rules, uploads: Mapping[str, Upload]) -> Entry:
+    """`round.open`: the number is used up; whom the round invites, under which rules, and how each is to send."""
     cohort: list[Fact] = [[device, rules.tiers[tier].name] for device, tier in opened.cohort]
+    reasons: dict[str, Fact] = {device: plain(upload.why) for device, upload in uploads.items() if upload.why}
     return Entry(
         "round.open",
         {
@@ -88,6 +96,7 @@ def round_opened(opened: RoundOpened, rules: Rules) -> Entry:
             "cohort": cohort,
             "algorithm": rules.algorithm,
             "stages": list(rules.stages),
+            **({"uploads": reasons} if reasons else {}),
         },
     )
 
@@ -98,7 +107,7 @@ def rounds_skipped(device: str, known: int, heard: int) -> Entry:
 
 
 def update_counted(counted: UpdateCounted) -> Entry:
-    """`update.count`: an update is durable, valid, and will be in the sum."""
+    """`update.count`: an update is durable, valid, and will be in the sum; what compacting it saved and lost."""
     return Entry(
         "update.count",
         {
@@ -108,6 +117,7 @@ def update_counted(counted: UpdateCounted) -> Entry:
             "blob": counted.blob_id,
             "size": counted.size,
             "weight": counted.weight,
+            **{name: counted.metrics[name] for name in COMPACTING if name in counted.metrics},
         },
     )
 

@@ -41,6 +41,7 @@ from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedStat
 from mhfl_mq.protocol.rounds import Round
 from mhfl_mq.protocol.rules import Decider, Rules
 from mhfl_mq.protocol.states import FEDERATION, FederationState, FederationStep
+from mhfl_mq.protocol.uploads import Uploads
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import (
     Accept,
@@ -86,6 +87,8 @@ class FederationMachine:
         self._numbers = Numbers(saved.last_round, saved.rounds_opened)
         self._once = Once()
         self._quiet = Quiet()
+        self._uploads = Uploads(decider, self.members, saved.latest)
+        self._used = _used(saved)
         self._joins = Joining(rules, decider, self.members, self._once)
 
     @property
@@ -153,10 +156,10 @@ class FederationMachine:
         ]
         if open_round is not None:
             self._step(FederationStep.RESUME)
-            self.round = Round(
-                self._rules, self._decider, self._once, open_round.opened, head.model, open_round.counted
-            )
-            if open_round.opened.policy != self._rules.policy:
+            opened = open_round.opened
+            uploads = self._uploads.of(opened.cohort)
+            self.round = Round(self._rules, self._decider, self._once, opened, head.model, open_round.counted, uploads)
+            if opened.policy != self._rules.policy:
                 return effects + self.round.abort("the policy was changed while the round was open")
             return effects + self.round.resume(now - open_round.opened_at)
         self._step(FederationStep.START)
@@ -198,7 +201,8 @@ class FederationMachine:
         candidates = self.members.candidates(self._rules.layout)
         if len(candidates) < self._rules.quorum_min:
             return []
-        invited = self._decider.invite(candidates)
+        turns = map(self._decider.invite, self._uploads.due(candidates, self.last_round + 1))
+        invited = next(filter(None, turns), ())
         if not invited:
             return []
         tiers = {device: tier for device, tier, _ in candidates}
@@ -211,7 +215,8 @@ class FederationMachine:
         )
         self._once.clear()
         self._step(FederationStep.OPEN)
-        self.round = Round(self._rules, self._decider, self._once, opened, self.head.model)
+        uploads = self._uploads.of(opened.cohort)
+        self.round = Round(self._rules, self._decider, self._once, opened, self.head.model, uploads=uploads)
         return self.round.open()
 
     def _worked(self, event: UpdateStored | UpdateBad | Merged | MergeFailed) -> list[AggregatorEffect]:
@@ -236,9 +241,11 @@ class FederationMachine:
         effects: list[AggregatorEffect] = []
         self.round = None
         self.members.had_turns(ended.turns)
+        self._uploads.counted(ended.counted.values())
         self._step(FederationStep.REST)
         if ended.version is not None:
             self._failures = 0
+            self._used = (ended.number, frozenset(ended.counted))
             self._head = ended.version
             effects = [
                 ShareModel(self.head.version, self.head.model),
@@ -348,6 +355,10 @@ class FederationMachine:
             reason = f"round {ready.round} was never offered"
             noted = self._note(device, "refuse", entries.update_refused(ready.round, device, reason))
             return [*noted, Tell(device, Receipt(ready.round, Verdict.REFUSED, reason))]
+        if (
+            ready.round == self._used[0] and device in self._used[1]
+        ):  # its receipt was lost: it must know that it counted
+            return [Tell(device, Receipt(ready.round, Verdict.DUPLICATE, ""))]
         noted = self._note(device, "late", entries.update_late(ready.round, device))
         return [*noted, Tell(device, Receipt(ready.round, Verdict.LATE, f"round {ready.round} is over"))]
 
@@ -362,3 +373,11 @@ class FederationMachine:
 
     def _step(self, step: FederationStep) -> None:
         self.state = FEDERATION.step(self.state, step)
+
+
+def _used(saved: SavedState) -> tuple[int, frozenset[str]]:
+    """The last round that made a version, and who was counted in it."""
+    closed = saved.last_closed
+    if closed is None or closed.version is None:
+        return 0, frozenset()
+    return closed.round, frozenset(one.device for one in saved.latest if one.round == closed.round)

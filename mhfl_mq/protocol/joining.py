@@ -41,7 +41,17 @@ class Joining:
             self._members.hello(device, hello)
             if hello.layout == rules.layout == member.saved.layout and member.saved.tier is not None:
                 return self._decide(device, replace(member.capability, session=hello.session), epoch)
-        return [Tell(device, Survey(epoch, rules.task, rules.layout, rules.tiers, rules.batch))]
+        survey = Survey(
+            epoch=epoch,
+            task=rules.task,
+            layout=rules.layout,
+            tiers=rules.tiers,
+            batch=rules.batch,
+            algorithm=rules.algorithm,
+            options=dict(rules.options),
+            public=rules.public,
+        )
+        return [Tell(device, survey)]
 
     def _decide(self, device: str, capability: Capability, epoch: int) -> list[AggregatorEffect]:
         """Give the device its tier, or say why there is none."""

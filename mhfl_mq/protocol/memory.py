@@ -21,6 +21,8 @@ class _Changes(TypedDict, total=False):
     metrics: dict[str, float]
     link_bytes_s: float
     link_told: float
+    step_told: float
+    counted: int
 
 
 class Memory:

@@ -139,4 +139,5 @@ class SavedState:
     open_round: OpenRound | None = None
     last_closed: RoundClosed | None = None  # how the last round ended, unless it is open
     rounds_counted: Mapping[str, int] = field(default_factory=dict)  # device -> rounds it was counted in
+    latest: tuple[UpdateCounted, ...] = ()  # each device's newest counted update, by name
     turns: Mapping[str, int] = field(default_factory=dict)  # device -> rounds that ended and in which it had its turn

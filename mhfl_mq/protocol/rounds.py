@@ -4,8 +4,9 @@ The number is persisted before the first offer, a counted update before it is fo
 is announced. So a restart between any two effects finds a round that it can go on with, and no update twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
+from types import MappingProxyType
 from typing import Final
 
 from mhfl_mq.protocol import entries
@@ -28,7 +29,8 @@ from mhfl_mq.protocol.effects import (
 from mhfl_mq.protocol.events import Merged, UpdateBad, UpdateStored
 from mhfl_mq.protocol.pauses import Once, Timer
 from mhfl_mq.protocol.records import RoundClosed, RoundOpened, UpdateCounted, VersionAdded
-from mhfl_mq.protocol.rules import Decider, Rules
+from mhfl_mq.protocol.rules import Decider, Rules, Upload
+from mhfl_mq.protocol.scores import reported
 from mhfl_mq.protocol.states import ROUND, RoundState, RoundStep
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import Close, Decline, Offer, Receipt, UpdateReady, Verdict, Withdraw
@@ -37,7 +39,7 @@ __all__ = ["RETURN_S", "Round"]
 
 RETURN_S: Final = 30.0
 """Seconds that a round which is resumed waits at least: devices reconnect, and say again what they have finished."""
-_FLOAT_BYTES: Final = 4  # an update's blob is raw float32
+_FLOAT_BYTES: Final = 4  # an update's blob is raw float32, or less where the policy compacts
 
 
 class Round:
@@ -51,6 +53,7 @@ class Round:
         opened: RoundOpened,
         model: str,
         counted: Sequence[UpdateCounted] = (),
+        uploads: Mapping[str, Upload] = MappingProxyType({}),
     ) -> None:
         self.state = ROUND.start
         self.opened = opened
@@ -66,6 +69,7 @@ class Round:
         self._once = once
         self._model = model
         self._tiers = dict(opened.cohort)
+        self._uploads = uploads
 
     @property
     def number(self) -> int:
@@ -93,7 +97,7 @@ class Round:
     def open(self) -> list[AggregatorEffect]:
         """Use the number up, then invite the cohort."""
         return [
-            Persist((self.opened,), (entries.round_opened(self.opened, self._rules),)),
+            Persist((self.opened,), (entries.round_opened(self.opened, self._rules, self._uploads),)),
             OpenFold(self.number, self._model, len(self._tiers)),
             ShareModel(self.opened.base, self._model),
             SetTimer(Timer.DEADLINE, self._rules.deadline_s),
@@ -133,10 +137,11 @@ class Round:
             layout=rules.layout,
             segments=(),  # the driver knows the blobs
             algorithm=rules.algorithm,
-            options=dict(rules.options),
+            options={**rules.options, **self._uploads.get(device, Upload()).options},
             stages=rules.stages,
             policy=self.opened.policy,
             deadline_s=rules.deadline_s,
+            holds=rules.tiers[tier].segments,
         )
 
     # ---- collecting ----
@@ -190,8 +195,9 @@ class Round:
             return f"stale base: trained from version {ready.base}, round {self.number} has {self.opened.base}"
         if size > rules.max_update_bytes:
             return f"too large: {size} bytes, at most {rules.max_update_bytes} are allowed"
-        if size != _FLOAT_BYTES * tier.length:
-            return f"wrong shape: {size} bytes, tier {tier.name} has {_FLOAT_BYTES * tier.length}"
+        raw = _FLOAT_BYTES * tier.length
+        if size != raw and not (rules.compacts and 0 < size < raw):  # compacted: the bench sees whether it is whole
+            return f"wrong shape: {size} bytes, tier {tier.name} has {raw}"
         if not isfinite(ready.weight) or ready.weight <= 0.0:
             return f"it says that {ready.weight:g} examples are behind it"
         weight = self._decider.weight(ready.weight)
@@ -278,7 +284,10 @@ class Round:
         if self.state is not RoundState.MERGING:
             return []
         self._step(RoundStep.MERGED)
-        decision = self._decider.gate(event.metrics, head.metrics)
+        # Where nobody but the devices can say how good the models are, they have said it with their updates.
+        tiers = tuple(tier.name for tier in self._rules.tiers)
+        metrics = dict(event.metrics) or reported(self.counted.values(), tiers, head.metrics)
+        decision = self._decider.gate(metrics, head.metrics)
         if not decision.yes:
             return self.abort(f"the gate said no: {decision.text}")
         self._step(RoundStep.COMMIT)
@@ -290,7 +299,7 @@ class Round:
             layout=self._rules.layout,
             origin="round",
             round=self.number,
-            metrics=entries.finite(event.metrics),
+            metrics=entries.finite(metrics),
             reason=decision.text,
         )
         closed = RoundClosed(self.number, "committed", decision.text, version, self.turns)

@@ -11,7 +11,7 @@ from typing import Protocol
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import Capability, TierSpec
 
-__all__ = ["Candidate", "Decider", "Decision", "Rules"]
+__all__ = ["Candidate", "Decider", "Decision", "Rules", "Upload"]
 
 Candidate = tuple[str, int, int]
 """A device that may be invited: its id, its tier, and in how many rounds it had its turn."""
@@ -35,8 +35,10 @@ class Rules:
     max_weight: float
     batch: int
     options: Mapping[str, float] = field(default_factory=dict)
+    public: str = ""  # SHA-256 of the public examples; empty: the algorithm needs none
     stages: tuple[str, ...] = ()
     cohort: int | None = None  # counted updates that close a round early (more are invited); None: all invited
+    compacts: bool = False  # an update may be smaller than raw float32
     max_rounds: int | None = None  # rounds of this state folder, over all lives of its process
 
 
@@ -54,6 +56,18 @@ class Decision:
         return plain("; ".join(self.reasons))
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """How a device sends its updates: numbers for its offers, every how many rounds it is asked, and why.
+
+    `why` is empty where there was nothing to decide.
+    """
+
+    options: Mapping[str, float] = field(default_factory=dict)
+    every: int = 1
+    why: str = ""
+
+
 class Decider(Protocol):
     """The policy's pure decisions: the same question always gets the same answer."""
 
@@ -67,6 +81,11 @@ class Decider(Protocol):
 
     def needed(self, invited: int) -> int:
         """How many updates a round must count, of so many invited."""
+        ...
+
+    def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
+        """How a device of this tier and link (0: not measured) sends; `change` is how large its last update was,
+        as a part of its model (None: it has not said)."""
         ...
 
     def weight(self, examples: float) -> float:

@@ -120,6 +120,8 @@ class Work:
             return "layout", f"the offer has layout {offer.layout}, this device has {saved.layout}"
         if offer.tier != saved.tier:
             return "tier", f"the offer is for tier {offer.tier}, this device carries tier {saved.tier}"
+        if (offer.holds or tuple(range(offer.tier + 1))) != saved.segments:
+            return "segments", f"the offer is not of the segments {saved.segments}, which this device's tier holds"
         objection = self._stages.objection(offer.stages)
         return ("stages", plain(objection)) if objection else None
 
@@ -179,7 +181,8 @@ class Work:
         """The aggregator answered for the update: only now is it forgotten."""
         if not self._busy_with(receipt.round):
             return []
-        ended = self._end(done=True)
+        used = receipt.verdict in (Verdict.COUNTED, Verdict.DUPLICATE)
+        ended = self._end(done=True, used=used)
         if receipt.verdict == Verdict.REFUSED:
             ended.append(Alarm(f"the update of round {receipt.round} was refused: {receipt.reason}"))
         return ended
@@ -188,9 +191,12 @@ class Work:
         """The aggregator took this round back."""
         return self._end(done=True) if self._busy_with(number) else []
 
-    def closed(self, number: int) -> list[DeviceEffect]:
-        """A round ended, and with it every older one."""
-        return self._end(done=True) if self.offer is not None and self.offer.round <= number else []
+    def closed(self, number: int, outcome: str) -> list[DeviceEffect]:
+        """A round ended, and with it every older one; an update that it had counted may have come to nothing."""
+        ended: list[DeviceEffect] = []
+        if outcome == "aborted" and self._memory.saved.counted == number:
+            ended.append(self._memory.save(counted=0))
+        return [*ended, *(self._end(done=True) if self.offer is not None and self.offer.round <= number else [])]
 
     def failed(self, number: int, code: str, reason: str) -> list[DeviceEffect]:
         """Fetching or training came to nothing: out of this round, unless it is offered again."""
@@ -213,13 +219,14 @@ class Work:
         reason = f"this device carries tier {tier} now, the offer was for tier {offer.tier}"
         return [*self._end(done=True), Say(Decline(offer.round, "tier", reason))]
 
-    def _end(self, *, done: bool) -> list[DeviceEffect]:
-        """Back to idle; `done`: this round is never taken again."""
+    def _end(self, *, done: bool, used: bool = False) -> list[DeviceEffect]:
+        """Back to idle; `done`: this round is never taken again; `used`: its update was counted."""
         saved = self._memory.saved
         assert saved.offer is not None
         last = max(saved.last_round, saved.offer.round) if done else saved.last_round
+        counted = saved.offer.round if used else saved.counted
         dropped = self._dropped()
-        change = self._memory.save(offer=None, update=None, weight=0.0, metrics={}, last_round=last)
+        change = self._memory.save(offer=None, update=None, weight=0.0, metrics={}, last_round=last, counted=counted)
         self._step(WorkStep.END)
         self._inline = b""
         self._pauses.reset()

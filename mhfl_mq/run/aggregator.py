@@ -263,8 +263,9 @@ class AggregatorHost:
 
     def _tell(self, device: str, message: Message) -> None:
         if isinstance(message, Offer):
-            segments = self._segments(message.base)[: message.tier + 1]
-            message = dataclasses.replace(message, segments=segments)
+            segments = self._segments(message.base)
+            held = message.holds or range(message.tier + 1)
+            message = dataclasses.replace(message, segments=tuple(segments[k] for k in held))
         self._mailer.send(self._topics.command(device), message)
 
     async def _share(self, version: int, model: str, broadcast: bool) -> None:

@@ -10,20 +10,22 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mhfl_mq.errors import LocalMisuse, StoreError
-from mhfl_mq.families.base import Algorithm
-from mhfl_mq.run.ports import Evaluate
-from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, within
+from mhfl_mq.errors import LocalMisuse, PeerFault, StoreError
+from mhfl_mq.families import Algorithm
+from mhfl_mq.run.ports import Conclude, Evaluate
+from mhfl_mq.segments import Accumulator, Bounds, Layout, Span, check_update, stored_update, within
 from mhfl_mq.store.blobs import Blobs, manifest_of
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.served import Served
 from mhfl_mq.wire.messages import Manifest
 
-__all__ = ["Bench", "MergedModel", "SegmentSource"]
+__all__ = ["MAKER", "Bench", "MergedModel", "SegmentSource"]
 
 THREAD_FROM = 1024 * 1024
 """Coordinates from which a fold or a finalize goes to a thread: below, the hop costs more than the work."""
 FLOAT = 4  # bytes
+MAKER = "algorithm"
+"""The model file's metadata that names the algorithm which made it."""
 SMALLEST_WEIGHT = 1.0
 """Where a sum's bound on the weights begins: every algorithm's smallest weight."""
 
@@ -33,7 +35,7 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class SegmentSource:
-    """The segments of one model, smallest tier first: ranges of its file, read chunk by chunk."""
+    """The segments of one model, by their numbers: ranges of its file, read chunk by chunk."""
 
     manifests: tuple[Manifest, ...]
     served: Served
@@ -72,9 +74,9 @@ class _Sum:
             bound = weight if fraction == 0.5 else math.ldexp(1.0, exponent)
             bounds = replace(self.accumulator.bounds, weight=bound)
             self.accumulator = self.accumulator.emptied(bounds)
-            for one in self.folded:
-                self.accumulator.fold(*one, checked=True)
-        self.accumulator.fold(path, tier, weight, checked=True)
+            for before, of_tier, counted in self.folded:
+                self.accumulator.fold(stored_update(before), of_tier, counted, checked=True)
+        self.accumulator.fold(stored_update(path), tier, weight, checked=True)
         self.folded.append((path, tier, weight))
 
 
@@ -91,12 +93,14 @@ class Bench:
         scratch: Path,
         evaluate: Evaluate,
         largest_value: float,
+        conclude: Conclude | None = None,
     ) -> None:
         self._layout = layout
         self._models = models
         self._blobs = blobs
         self._scratch = scratch
         self._evaluate = evaluate
+        self._conclude = conclude
         self._value = largest_value
         self._algorithm = algorithm
         self._sums: dict[int, _Sum] = {}  # by round
@@ -133,12 +137,16 @@ class Bench:
         path = self._blobs.path(blob_id)
         if path is None:
             return "the update is not on the disk"
-        return check_update(path, self._layout.lengths[tier], self._value).reason
+        try:
+            source = stored_update(path)
+        except PeerFault as fault:
+            return fault.what
+        return check_update(source, self._layout.lengths[tier], self._value).reason
 
     def open_fold(self, number: int, base_model: str, members: int) -> None:
         """Start the sum of a round, for at most so many updates."""
         bounds = Bounds(cohort=max(1, members), weight=SMALLEST_WEIGHT, value=self._value)
-        self._sums[number] = _Sum(base_model, Accumulator(self._layout.lengths, bounds, self._spare))
+        self._sums[number] = _Sum(base_model, Accumulator(self._layout.holdings, bounds, self._spare))
         self._spare = None
 
     async def fold(self, number: int, tier: int, blob_id: str, weight: float) -> None:
@@ -161,9 +169,13 @@ class Bench:
         try:
             file = self._models.open(total.base)
             head = Span(file.path, file.start, file.length)  # read in blocks: a map would count as our memory
-            await self._aside(self._algorithm.finalize, total.accumulator, head, out)
+            await self._aside(self._algorithm.finalize, total.accumulator, self._layout, head, out)
+            if self._conclude is not None:
+                singly = () if self._algorithm.about.linear else total.folded
+                await self._conclude(head=head, merged=out, updates=singly, round_number=number)
             metrics = await self._evaluate(out)
-            put = self._aside(self._models.put, out, self._layout.document(), {"round": str(number)})
+            told = {"round": str(number), MAKER: self._algorithm.about.name}
+            put = self._aside(self._models.put, out, self._layout.document(), told)
             if not self._chunk:
                 return MergedModel(await put, metrics)
             # Both read the file at the same time: each has digests of its own to make.
@@ -192,7 +204,7 @@ class Bench:
 
     async def _aside(self, work: Callable[ParamsT, ResultT], *args: ParamsT.args, **options: ParamsT.kwargs) -> ResultT:
         """Work on a whole model: in a thread, unless the model is small."""
-        if self._layout.lengths[-1] < THREAD_FROM:
+        if self._layout.total < THREAD_FROM:
             return work(*args, **options)
         return await asyncio.to_thread(work, *args, **options)
 

@@ -47,7 +47,8 @@ from mhfl_mq.run.gathering import AGGREGATOR, Gathering
 from mhfl_mq.run.holder import Holder
 from mhfl_mq.run.jobs import Jobs
 from mhfl_mq.run.mailer import Mailer
-from mhfl_mq.run.ports import Trainer
+from mhfl_mq.run.packing import PackedUpdate, Packing
+from mhfl_mq.run.ports import Trainer, TrainResult
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.store.device import DeviceStore
 from mhfl_mq.store.served import Served
@@ -62,6 +63,8 @@ __all__ = ["DeviceHost"]
 
 log = logging.getLogger(__name__)
 
+THREAD_FROM = 1024 * 1024
+"""Bytes from which packing an update goes to a thread: below, the hop costs more than the work."""
 FAREWELL_S = 2.0
 """Seconds that a process that ends gives its last messages."""
 
@@ -91,6 +94,7 @@ class DeviceHost:
         self._store = store
         self._blobs = store.blobs
         self._served = Served()
+        self._packing = Packing(store.folder)
         self._trainer = trainer
         self._agent = agent
         self._wanted_chunk = chunk
@@ -104,7 +108,7 @@ class DeviceHost:
         self._jobs = Jobs()
         self._meter = Meter(machine.saved.link_bytes_s)
         self._update: Manifest | None = None
-        self._tier = -1
+        self._followed: tuple[int, ...] = ()  # segments
 
     @property
     def transfers(self) -> int:
@@ -215,8 +219,8 @@ class DeviceHost:
                 self._transport.ack(token)
             case Probe(survey, session):
                 self._jobs.start("probe", self._probe(survey, session))
-            case Follow(tier):
-                self._jobs.start("follow", self._follow(tier))
+            case Follow(segments):
+                self._jobs.start("follow", self._follow(segments))
             case FetchSegments(offer):
                 self._gathering.want("round", offer.segments, partial(self._fetched, offer.round))
             case Train(offer):
@@ -227,8 +231,8 @@ class DeviceHost:
             case ForgetUpdate():
                 self._forget_update()
             case Install(head):
-                segments = head.segments[: self._tier + 1]
-                self._gathering.want("head", segments, partial(self._installed, head.version, segments))
+                held = tuple(head.segments[k] for k in self._machine.saved.segments if k < len(head.segments))
+                self._gathering.want("head", held, partial(self._installed, head.version, held))
             case Alarm(text):
                 log.warning(text)
             case _:
@@ -238,10 +242,9 @@ class DeviceHost:
         if self._transport.connected:  # else it would only be late: the receiver asks again
             self._mailer.send(self._topics.pull(self._device), pull)
 
-    async def _follow(self, tier: int) -> None:
-        wanted = self._topics.tier_filters(tier)
-        old = self._topics.tier_filters(self._tier) if self._tier >= 0 else []
-        self._tier = tier
+    async def _follow(self, segments: tuple[int, ...]) -> None:
+        wanted, old = self._topics.tier_filters(segments), self._topics.tier_filters(self._followed)
+        self._followed = segments
         gone = [one for one, _ in old if one not in {other for other, _ in wanted}]
         new = [one for one in wanted if one not in old]
         if gone:
@@ -281,12 +284,21 @@ class DeviceHost:
             if survey is None:
                 raise LocalMisuse("an offer was taken without a survey", where=f"round {offer.round}")
             result = await self._trainer.train(survey, offer, segments)
-            manifest = self._blobs.adopt(result.update, self._chunk_for(result.update.stat().st_size))
+            packed = await self._packed(offer, result, segments)
+            manifest = self._blobs.adopt(packed.path, self._chunk_for(packed.path.stat().st_size))
         except MhflError as error:
             self._driver.post(TrainFailed(offer.round, str(error)))
             return
         self._serve(manifest)
-        self._driver.post(Trained(offer.round, manifest, result.weight, dict(result.metrics), self._inline(manifest)))
+        metrics = {**result.metrics, **packed.metrics}
+        self._driver.post(Trained(offer.round, manifest, result.weight, metrics, self._inline(manifest)))
+
+    async def _packed(self, offer: Offer, result: TrainResult, segments: Sequence[Path]) -> PackedUpdate:
+        """The update as the offer wants it sent."""
+        counted = self._machine.saved.counted
+        if result.update.stat().st_size < THREAD_FROM:
+            return self._packing.pack(offer, result.update, segments, counted)
+        return await asyncio.to_thread(self._packing.pack, offer, result.update, segments, counted)
 
     def _chunk_for(self, size: int) -> int:
         """The chunk of an update: no larger than a segment's, while the update has no more chunks than a blob may."""

@@ -2,12 +2,12 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import mhfl_mq
 from mhfl_mq.errors import ConfigError
@@ -18,11 +18,11 @@ from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, SavedState, VersionAdded
 from mhfl_mq.protocol.work import StageRules
 from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
-from mhfl_mq.run.bench import Bench
+from mhfl_mq.run.bench import MAKER, Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
-from mhfl_mq.run.ports import Trainer
-from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
+from mhfl_mq.run.ports import Foundation, Trainer
+from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, choice_of, rules_of
 from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
 from mhfl_mq.segments import Tier as LayoutTier
@@ -34,7 +34,7 @@ from mhfl_mq.store.state import Store
 from mhfl_mq.transport.base import Transport
 from mhfl_mq.wire.topics import DEFAULT_ROOT, Topics
 
-__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Foundation", "Parts", "run_aggregator", "run_device"]
+__all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Parts", "run_aggregator", "run_device"]
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +43,6 @@ NO_STAGES: Final = StageRules(allowed=frozenset())
 """An offer that names privacy stages is declined: this release cannot run them, and must not seem to."""
 DEVICE_BUDGET = 4 * 1024**3
 """Bytes that a device may have in half-received segments: the disk says no before that on a small gateway."""
-
-
-class Foundation(Protocol):
-    """What a federation stands on: the model's layout, its first weights, and how good a model is."""
-
-    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
-        """The layout of the task's model at the policy's tiers, and a file of its first weights (raw float32)."""
-        ...
-
-    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
-        """`<metric>/<tier>` of a full model, one for each tier: the gate and people compare versions by them."""
-        ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +90,23 @@ async def run_aggregator(
     the task's first weights. Raises `ConfigError` when the folder holds another model than the policy describes.
     """
     algorithm = algorithm_of(policy)
+    choice = choice_of(policy)
+    if choice is not None:
+        log.info("algorithm auto: %s, because %s", choice.algorithm, choice.why)
     try:
         with parts.store(setup.folder, clock.now, files=parts.files) as store:
             models = Models(store.models, parts.files)
             models.sweep()
             layout, saved = await _founded(policy, store, models, foundation)
+            public = (await foundation.found(policy, None)).public if algorithm.plan.public else ""
             rules = rules_of(
-                policy, task=setup.task, agent=AGENT, layout=layout, max_rounds=setup.max_rounds, seed=setup.seed
+                policy,
+                task=setup.task,
+                agent=AGENT,
+                layout=layout,
+                public=public,
+                max_rounds=setup.max_rounds,
+                seed=setup.seed,
             )
             blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic, parts.files)
             counted = () if saved.open_round is None else saved.open_round.counted
@@ -123,7 +119,8 @@ async def run_aggregator(
                 models=models,
                 blobs=blobs,
                 scratch=store.folder,
-                evaluate=lambda flat: foundation.evaluate(layout, flat),
+                evaluate=partial(foundation.evaluate, policy),
+                conclude=partial(foundation.conclude, policy) if algorithm.concludes else None,
                 largest_value=limits.largest_value,
             )
             # Seconds of the clock keep epochs growing even over a lost state folder.
@@ -165,7 +162,8 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
     """The layout and the state; an empty folder gets version 0."""
     saved = store.restore()
     if saved.head is not None:
-        layout = Layout.from_document(models.open(saved.head.model).layout)
+        file = models.open(saved.head.model)
+        layout = Layout.from_document(file.layout)
         held, wanted = _shapes(layout.tiers), _shapes(policy.tiers)
         if held != wanted:
             raise ConfigError(
@@ -173,18 +171,44 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
                 where=str(store.folder),
                 remedy="use the policy that this folder was started with, or a new state folder",
             )
+        await _check_algorithm(policy, layout, file.metadata.get(MAKER), foundation, store.folder)
         return layout, saved
-    layout, flat = await foundation.found(policy, store.folder)
+    founded = await foundation.found(policy, store.folder)
+    layout, flat = founded.layout, founded.flat
+    assert flat is not None
     try:
-        metrics = await foundation.evaluate(layout, flat)
-        model = models.put(flat, layout.document(), {"round": "0"})
+        metrics = await foundation.evaluate(policy, flat)
+        model = models.put(flat, layout.document(), {"round": "0", MAKER: algorithm_name(policy)})
     finally:
         with suppress(FileNotFoundError):
             flat.unlink()
     version = VersionAdded(0, None, model, layout.digest, "initial", None, dict(metrics), "first weights")
-    facts: dict[str, Fact] = {"version": 0, "model": model, "layout": layout.digest, "policy": policy.digest}
+    facts: dict[str, Fact] = {
+        "version": 0,
+        "model": model,
+        "layout": layout.digest,
+        "policy": policy.digest,
+        "algorithm": algorithm_name(policy),
+    }
+    choice = choice_of(policy)
+    if choice is not None:
+        facts["why"] = f"auto: {choice.why}"
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
+
+
+async def _check_algorithm(
+    policy: Policy, layout: Layout, maker: str | None, foundation: Foundation, folder: Path
+) -> None:
+    """Another algorithm may go on with the model only where both lay it out alike."""
+    name = algorithm_name(policy)
+    if maker is None or maker == name or (await foundation.found(policy, None)).layout.digest == layout.digest:
+        return
+    raise ConfigError(
+        f"the model here is laid out for {maker}, and the policy's {name} lays it out otherwise",
+        where=str(folder),
+        remedy=f"go on with {maker}, or start {name} in a new state folder",
+    )
 
 
 def _without_lost_updates(saved: SavedState, store: Store, blobs: Blobs) -> SavedState:

@@ -9,17 +9,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mhfl_mq.policy import Policy
+from mhfl_mq.segments import Layout, Span
 from mhfl_mq.wire.messages import Capability, Offer, Survey
 
-__all__ = ["Evaluate", "TrainResult", "Trainer"]
+__all__ = ["Conclude", "Evaluate", "Foundation", "Founded", "TrainResult", "Trainer"]
 
 
 class Evaluate(Protocol):
-    """Measures a model: `flat` is the file of its raw little-endian float32 vector."""
+    """Measures a version: `flat` is the file of its raw little-endian float32 vector."""
 
     async def __call__(self, flat: Path) -> Mapping[str, float]:
         """Metrics such as `accuracy/<tier>`; raises `MhflError` when it cannot be measured."""
         ...
+
+
+class Conclude(Protocol):
+    """An algorithm's own step at the aggregator, after its sum was finalized."""
+
+    async def __call__(
+        self, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
+    ) -> None:
+        """Make the file `merged` anew. `head` is the version before it, `updates` are files, tiers and weights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """What a federation begins with: the layout, and the SHA-256 of the public examples (empty: it needs none).
+
+    `flat` is a file of version 0 (raw float32), where one was asked for.
+    """
+
+    layout: Layout
+    public: str = ""
+    flat: Path | None = None
+
+
+class Foundation(Protocol):
+    """What a federation stands on: the layout of its task's models, their first version, and how good a version is."""
+
+    async def found(self, policy: Policy, folder: Path | None) -> Founded:
+        """The layout at the policy's tiers and algorithm; with a folder, also version 0 in a file there."""
+        ...
+
+    async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
+        """`<metric>/<tier>` of a version, one for each tier: the gate and people compare versions by them.
+
+        Empty for an algorithm whose models never leave the devices whole: these report their own scores.
+        """
+        ...
+
+    async def conclude(
+        self, policy: Policy, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
+    ) -> None:
+        """See `Conclude`; only called where the policy's algorithm concludes."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

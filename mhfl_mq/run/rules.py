@@ -3,15 +3,33 @@
 import random
 from collections.abc import Mapping, Sequence
 
-from mhfl_mq.errors import ConfigError
-from mhfl_mq.families import make_algorithm
-from mhfl_mq.families.base import Algorithm
-from mhfl_mq.policy import Member, Policy, assign_tier, gate, invite, quorum_needed
-from mhfl_mq.protocol.rules import Candidate, Decision, Rules
-from mhfl_mq.segments import Layout
+from mhfl_mq.errors import ConfigError, LocalMisuse
+from mhfl_mq.families import (
+    AUTO,
+    Algorithm,
+    Choice,
+    Constraint,
+    Evaluated,
+    algorithm_numbers,
+    choose_algorithm,
+    make_algorithm,
+)
+from mhfl_mq.policy import Communication, Member, Policy, assign_tier, choose, gate, invite, quorum_needed
+from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
+from mhfl_mq.segments import Layout, Tier
+from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.messages import Capability, TierSpec
 
-__all__ = ["PolicyDecider", "algorithm_of", "rules_of", "tier_metrics"]
+__all__ = [
+    "PolicyDecider",
+    "algorithm_name",
+    "algorithm_of",
+    "choice_of",
+    "layout_tiers",
+    "rules_of",
+    "tier_metrics",
+    "training_of",
+]
 
 
 def algorithm_of(policy: Policy) -> Algorithm:
@@ -20,30 +38,90 @@ def algorithm_of(policy: Policy) -> Algorithm:
         names = ", ".join(stage.name for stage in policy.stages)
         remedy = "leave `stages: []`, and do not run this policy where it needs them"
         raise ConfigError(f"this release runs no privacy stages yet, the policy names {names}", remedy=remedy)
-    algorithm = make_algorithm(policy.algorithm.name, {"weighting": policy.algorithm.weighting})
+    name = algorithm_name(policy)
+    own = algorithm_numbers(name)
+    options: dict[str, object] = {key: value for key, value in policy.algorithm.options.items() if key in own}
+    if policy.algorithm.weighting:
+        options["weighting"] = policy.algorithm.weighting
+    algorithm = make_algorithm(name, options)
     algorithm.check_tiers(len(policy.tiers))
     return algorithm
 
 
+def choice_of(policy: Policy) -> Choice | None:
+    """What `algorithm: auto` comes to under this policy, and why; None where the policy names one itself."""
+    if policy.algorithm.name != AUTO:
+        return None
+    budgets = [tier.budget for tier in policy.tiers]
+    binding = {
+        Constraint.COMPUTATION: any(budget.step_s is not None for budget in budgets),
+        Constraint.COMMUNICATION: any(budget.transfer_s is not None for budget in budgets),
+        Constraint.MEMORY: any(budget.memory_bytes is not None for budget in budgets),
+    }
+    bound = [constraint for constraint, binds in binding.items() if binds]
+    constraint = bound[0] if len(bound) == 1 else Constraint.MIXED if bound else Constraint.NONE
+    if any(tier.architecture for tier in policy.tiers):
+        constraint = Constraint.FOREIGN
+    return choose_algorithm(
+        constraint,
+        widths=len({tier.width for tier in policy.tiers}) > 1,
+        depths=len({tier.depth for tier in policy.tiers}) > 1,
+    )
+
+
+def algorithm_name(policy: Policy) -> str:
+    """The algorithm that runs under this policy."""
+    choice = choice_of(policy)
+    return policy.algorithm.name if choice is None else choice.algorithm
+
+
+def training_of(policy: Policy) -> dict[str, float]:
+    """The policy's numbers of local training: those that are not the algorithm's own."""
+    own = algorithm_numbers(algorithm_name(policy))
+    return {name: value for name, value in policy.algorithm.options.items() if name not in own}
+
+
+def layout_tiers(policy: Policy) -> tuple[Tier, ...]:
+    """The policy's tiers as a layout has them."""
+    return tuple(Tier(tier.name, tier.width, tier.depth, tier.architecture) for tier in policy.tiers)
+
+
 def rules_of(
-    policy: Policy, *, task: str, agent: str, layout: Layout, max_rounds: int | None = None, seed: int = 0
+    policy: Policy,
+    *,
+    task: str,
+    agent: str,
+    layout: Layout,
+    public: str = "",
+    max_rounds: int | None = None,
+    seed: int = 0,
 ) -> Rules:
     """The rules of a federation. `max_rounds` (a number of the command line) wins over the policy's.
 
     `seed` draws the devices' batches; it travels in the offers.
     """
     algorithm = algorithm_of(policy)
+    if layout.segments > MAX_SEGMENTS:
+        raise ConfigError(
+            f"the tiers' models are made of {layout.segments} segments, more than {MAX_SEGMENTS}",
+            where="tiers",
+            remedy="leave tiers out",
+        )
+    names = [tier.name for tier in policy.tiers]
+    if names != [tier.name for tier in layout.tiers]:
+        raise LocalMisuse(f"a layout of other tiers than {names}")
     tiers = tuple(
-        TierSpec(tier.name, tier.width, tier.depth, length)
-        for tier, length in zip(policy.tiers, layout.lengths, strict=True)
+        TierSpec(tier.name, tier.width, tier.depth, length, tier.architecture, () if _nested(k, held) else held)
+        for k, (tier, length, held) in enumerate(zip(layout.tiers, layout.lengths, layout.holds, strict=True))
     )
     part, limits = policy.participation, policy.limits
     return Rules(
         task=task,
         agent=agent,
         layout=layout.digest,
+        public=public,
         tiers=tiers,
-        algorithm=policy.algorithm.name,
+        algorithm=algorithm.about.name,
         policy=policy.digest,
         quorum_min=part.quorum.min,
         cohort=part.cohort,
@@ -53,10 +131,16 @@ def rules_of(
         max_update_bytes=limits.update_bytes,
         max_weight=limits.max_weight,
         batch=int(policy.algorithm.options.get("batch", 1)),
-        options={"seed": float(seed), **algorithm.device_options(policy.algorithm.options)},
+        options={"seed": float(seed), **algorithm.device_options(training_of(policy))},
         stages=tuple(stage.name for stage in policy.stages),
+        compacts=policy.communication.compacts,
         max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
     )
+
+
+def _nested(tier: int, held: tuple[int, ...]) -> bool:
+    """Whether a tier is the prefix that it is when nothing is said of its segments."""
+    return held == tuple(range(tier + 1))
 
 
 class PolicyDecider:
@@ -92,13 +176,27 @@ class PolicyDecider:
         aim = invited if part.cohort is None else min(part.cohort, invited)
         return min(invited, quorum_needed(part.quorum, aim))
 
+    def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
+        """The cheapest loss that this link carries in the policy's time, or what the policy says for everybody."""
+        rules = self._policy.communication
+        if rules == Communication():
+            return Upload()
+        decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
+        how = decision.answer
+        options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
+        return Upload(options, how.every, f"{how}: {decision.why}")
+
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""
         return self._algorithm.weight(examples)
 
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """Whether a model with these metrics may follow the head with those."""
-        decision = gate(self._names, tier_metrics(new), tier_metrics(head), self._policy.gate)
+        found = tier_metrics(new)
+        names = self._names
+        if self._algorithm.evaluated is Evaluated.DEVICES:  # a tier without devices has nobody who could say
+            names = tuple(name for name in names if name in found)
+        decision = gate(names, found, tier_metrics(head), self._policy.gate)
         return Decision(decision.answer, (decision.why, *decision.alarms))
 
 

@@ -30,6 +30,8 @@ WRITE_EVERY_S = 1.0
 FRESH_S = 0.2
 """Seconds for which a board is good enough."""
 FLOAT = 4  # bytes
+MOST_SAVED = 2.0**60
+"""Bytes that devices may say they saved: what they say is only shown."""
 
 
 class StatusBoard:
@@ -58,6 +60,7 @@ class StatusBoard:
         killed = bool(before) and before.get("state") != FederationState.STOPPED.value
         self._kills = int(before.get("kills", 0)) + killed
         self._unicast = 0
+        self._saved = 0.0  # bytes that compacting saved on the way up
         self._traffic = Traffic()
         self._connected: Callable[[], bool] = bool  # no
         self._opened_at = self._merging_at = clock.monotonic()
@@ -79,6 +82,7 @@ class StatusBoard:
                     elif isinstance(change, UpdateCounted):
                         self._seconds["train"] += change.metrics.get("seconds", 0.0)
                         self._trainings += 1
+                        self._saved += max(0.0, change.metrics.get("saved_bytes", 0.0))
                     elif isinstance(change, RoundClosed) and change.outcome == "committed":
                         self._seconds["merge"] += now - self._merging_at
             case Merge():
@@ -97,6 +101,7 @@ class StatusBoard:
                 "up": self._bytes_before["up"] + self._traffic.received.total(),
                 "down": self._bytes_before["down"] + self._traffic.sent.total(),
                 "down_if_unicast": self._bytes_before["down_if_unicast"] + self._unicast,
+                "up_saved": self._bytes_before["up_saved"] + int(min(self._saved, MOST_SAVED)),
             },
             "seconds": dict(self._seconds),
             "trainings": self._trainings,

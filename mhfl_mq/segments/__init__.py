@@ -1,12 +1,16 @@
-"""The segment layout: nested tiers as prefixes of one flat float32 vector, and everything that adds them up."""
+"""The segment layout: tiers as segments of one flat float32 vector, and everything that adds them up."""
 
 from mhfl_mq.segments.axis import Axis
 from mhfl_mq.segments.blocks import Source, Span
 from mhfl_mq.segments.check import Fault, UpdateCheck, check_update, within
+from mhfl_mq.segments.compact import Feedback, Form
+from mhfl_mq.segments.compacted import Compacted, stored_update
 from mhfl_mq.segments.contribution import Contribution, Domain, Numbers
 from mhfl_mq.segments.fold import Accumulator, Bounds
+from mhfl_mq.segments.holdings import Holdings
 from mhfl_mq.segments.layout import Box, Layout, Parameter, Tier
-from mhfl_mq.segments.pack import Arrays, Packer, Vector
+from mhfl_mq.segments.pack import Packer
+from mhfl_mq.segments.vectors import Arrays, Vector
 
 __all__ = [
     "Accumulator",
@@ -14,9 +18,13 @@ __all__ = [
     "Axis",
     "Bounds",
     "Box",
+    "Compacted",
     "Contribution",
     "Domain",
     "Fault",
+    "Feedback",
+    "Form",
+    "Holdings",
     "Layout",
     "Numbers",
     "Packer",
@@ -27,5 +35,6 @@ __all__ = [
     "UpdateCheck",
     "Vector",
     "check_update",
+    "stored_update",
     "within",
 ]

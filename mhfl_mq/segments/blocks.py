@@ -1,15 +1,16 @@
-"""A vector of float32, in memory or in a raw little-endian file, read block by block into one small buffer."""
+"""A vector of float32, in memory, in a raw little-endian file or in a form of its own, read block by block."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mhfl_mq.errors import LocalMisuse, StoreError
-from mhfl_mq.segments.pack import Vector
+from mhfl_mq.segments.vectors import Vector
 
-__all__ = ["BLOCK", "Source", "Span", "read_blocks", "source_length"]
+__all__ = ["BLOCK", "Blockwise", "Source", "Span", "read_blocks", "source_length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,19 @@ class Span:
     length: int
 
 
-Source = str | os.PathLike[str] | Span | Vector
+class Blockwise(ABC):
+    """A vector that makes its blocks itself, such as a compacted update."""
+
+    __slots__ = ()
+    length: int
+    """Coordinates."""
+
+    @abstractmethod
+    def blocks(self, stop: int) -> Iterator[tuple[int, Vector]]:
+        """As `read_blocks`."""
+
+
+Source = str | os.PathLike[str] | Span | Vector | Blockwise
 
 # Coordinates of one block. Small enough that the block and its scratch stay in the processor's cache (1.5 MiB in all),
 # large enough that numpy's cost per call vanishes: measured as fast as 256 Ki, and faster than 4 to 64 Ki.
@@ -35,7 +48,7 @@ def source_length(source: Source) -> int | None:
         if source.dtype != np.float32 or source.ndim != 1 or not source.flags.c_contiguous:
             raise LocalMisuse(f"an array of {source.dtype} {source.shape} is not a contiguous vector of float32")
         return source.size
-    if isinstance(source, Span):
+    if isinstance(source, Span | Blockwise):
         return source.length
     try:
         size = os.stat(source).st_size
@@ -49,6 +62,9 @@ def read_blocks(source: Source, stop: int) -> Iterator[tuple[int, Vector]]:
     if isinstance(source, np.ndarray):
         for start in range(0, stop, BLOCK):
             yield start, source[start : min(start + BLOCK, stop)]
+        return
+    if isinstance(source, Blockwise):
+        yield from source.blocks(stop)
         return
     path, offset = (source.path, source.start) if isinstance(source, Span) else (source, 0)
     buffer = np.empty(min(BLOCK, stop), "<f4")

@@ -5,9 +5,9 @@ from enum import Enum
 
 import numpy as np
 
-from mhfl_mq.errors import LocalMisuse
+from mhfl_mq.errors import LocalMisuse, PeerFault
 from mhfl_mq.segments.blocks import Source, read_blocks, source_length
-from mhfl_mq.segments.pack import Vector
+from mhfl_mq.segments.vectors import Vector
 
 __all__ = ["Fault", "UpdateCheck", "check_update", "within"]
 
@@ -18,6 +18,7 @@ class Fault(Enum):
     LENGTH = "wrong_length"
     NOT_FINITE = "not_finite"
     TOO_LARGE = "too_large"
+    FORM = "wrong_form"  # compacted, and not readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class UpdateCheck:
 def check_update(source: Source, length: int, bound: float) -> UpdateCheck:
     """Read an update once, in cache-sized blocks, and say whether it can be folded.
 
-    `length` is the prefix's length in coordinates, `bound` the largest magnitude that the round allows.
+    `length` is that of the tier's vector in coordinates, `bound` the largest magnitude that the round allows.
     """
     limit = np.float32(bound)
     if not (np.isfinite(limit) and limit > 0):
@@ -45,15 +46,18 @@ def check_update(source: Source, length: int, bound: float) -> UpdateCheck:
     if held != length:
         found = "no whole number of float32" if held is None else f"{held} coordinates"
         return UpdateCheck(Fault.LENGTH, f"the update has {found}, its tier has {length}")
-    for start, block in read_blocks(source, length):
-        if within(block, limit):
-            continue
-        worst = int(np.flatnonzero(~(np.abs(block) <= limit))[0])
-        value = float(block[worst])
-        if np.isfinite(value):
-            reason = f"coordinate {start + worst} is {value:.6g}, beyond the round's bound of {bound:.6g}"
-            return UpdateCheck(Fault.TOO_LARGE, reason)
-        return UpdateCheck(Fault.NOT_FINITE, f"coordinate {start + worst} is {value}")
+    try:
+        for start, block in read_blocks(source, length):
+            if within(block, limit):
+                continue
+            worst = int(np.flatnonzero(~(np.abs(block) <= limit))[0])
+            value = float(block[worst])
+            if np.isfinite(value):
+                reason = f"coordinate {start + worst} is {value:.6g}, beyond the round's bound of {bound:.6g}"
+                return UpdateCheck(Fault.TOO_LARGE, reason)
+            return UpdateCheck(Fault.NOT_FINITE, f"coordinate {start + worst} is {value}")
+    except PeerFault as fault:
+        return UpdateCheck(Fault.FORM, fault.what)
     return UpdateCheck()
 
 

@@ -1,4 +1,4 @@
-"""The fold: weighted prefixes summed as they come, in place, with one result whatever their order.
+"""The fold: weighted vectors of tiers summed as they come, in place, with one result whatever their order.
 
 Floating-point addition is not associative, so every product `weight * value` is first rounded to a grid of powers of
 two that follows from bounds known to all before the round. On the grid the sum is a sum of integers: exact, so it does
@@ -12,9 +12,8 @@ constant, which is taken off once at the end.
 import errno
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,8 @@ import numpy.typing as npt
 from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
 from mhfl_mq.segments.blocks import BLOCK, Source, Span, read_blocks, source_length
 from mhfl_mq.segments.check import within
-from mhfl_mq.segments.pack import Vector
+from mhfl_mq.segments.holdings import Holdings
+from mhfl_mq.segments.vectors import Vector
 
 __all__ = ["Accumulator", "Bounds"]
 
@@ -78,22 +78,25 @@ class _Move:
 class Accumulator:
     """The sum of one round's updates: an integer vector as long as the model, and the weights of each segment.
 
-    `lengths` are the layout's (the prefix of every tier). Memory: 8 bytes per coordinate and a few blocks, however
-    many devices there are.
+    `holdings` are the layout's; the lengths of nested tiers, which are prefixes of each other, say the same. Memory: 8
+    bytes per coordinate and a few blocks, however many devices there are.
     """
 
-    def __init__(self, lengths: Sequence[int], bounds: Bounds, storage: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, holdings: Holdings | Sequence[int], bounds: Bounds, storage: npt.NDArray[np.int64] | None = None
+    ) -> None:
         """An empty sum. `storage` is that of a sum which is not needed any more, to be used again."""
-        self._lengths = tuple(lengths)
+        self._holdings = holdings if isinstance(holdings, Holdings) else Holdings.nested(holdings)
+        self._lengths, self._total = self._holdings.lengths, self._holdings.total
         self._bounds = bounds
         self._limit = np.float32(bounds.value)
-        if storage is not None and storage.shape != (self._lengths[-1],):
-            raise LocalMisuse(f"a storage of {storage.shape} for a sum of {self._lengths[-1]} coordinates")
+        if storage is not None and storage.shape != (self._total,):
+            raise LocalMisuse(f"a storage of {storage.shape} for a sum of {self._total} coordinates")
         # Filled here rather than by np.zeros, whose pages come one by one, as they are touched: 20x slower.
-        self._units = np.empty(self._lengths[-1], np.int64) if storage is None else storage
+        self._units = np.empty(self._total, np.int64) if storage is None else storage
         self._units.fill(0)
         self._weights: list[list[float]] = [[] for _ in self._lengths]  # of each tier's updates
-        self._scratch = np.empty(min(BLOCK, self._lengths[-1]), np.float64)
+        self._scratch = np.empty(min(BLOCK, self._total), np.float64)
         self._integers = np.empty_like(self._scratch, np.int64)
         self._magic = np.float64(1.5 * 2.0**_MANTISSA * bounds.grid)
         self._broken = ""
@@ -111,7 +114,7 @@ class Accumulator:
 
     def emptied(self, bounds: Bounds) -> "Accumulator":
         """An empty sum with other bounds, in this one's memory: this one is not usable after that."""
-        return Accumulator(self._lengths, bounds, self.storage)
+        return Accumulator(self._holdings, bounds, self.storage)
 
     @property
     def updates(self) -> int:
@@ -120,9 +123,8 @@ class Accumulator:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The weight of each segment: that of all updates of its tier and of the larger ones, rounded once."""
-        tiers = range(len(self._lengths))
-        return tuple(math.fsum(w for of_tier in self._weights[k:] for w in of_tier) for k in tiers)
+        """The weight of each segment: that of all updates of the tiers that hold it, rounded once."""
+        return tuple(map(math.fsum, self._of_segments()))
 
     def fold(self, source: Source, tier: int, weight: float, *, checked: bool = False) -> None:
         """Add `weight` times an update of `tier` (float32 array, or path of a raw little-endian float32 file).
@@ -140,13 +142,31 @@ class Accumulator:
                         "an update with a number that is not finite or beyond the round's bound came to the fold",
                         remedy="refuse it with check_update when it arrives",
                     )
-                into = self._into(start, block)
-                np.add(into, self._rounded(block, weight), out=into)
-                done = start + block.size
+                for part, into in self._parts(tier, start, block):
+                    np.add(into, self._rounded(part, weight), out=into)
+                    done += part.size
         except BaseException:
-            self._undo(source, done, weight)
+            self._undo(source, tier, done, weight)
             raise
         self._weights[tier].append(float(weight))
+
+    def sums(self, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """The weighted sums of the coordinates [start, stop), exact on the grid and rounded once; 0.0 if nobody held.
+
+        They may be asked for again, like the new model.
+        """
+        if self._broken:
+            raise LocalMisuse(self._broken, remedy=_REMEDY)
+        if not 0 <= start <= stop <= self._total:
+            raise LocalMisuse(f"the sums of {start} to {stop}: there are {self._total} coordinates")
+        out = np.zeros(stop - start, np.float64)
+        for move in self._moves(1.0):
+            low, high = max(move.start, start), min(move.stop, stop)
+            if low < high:
+                part = out[low - start : high - start]
+                np.copyto(part, self._units[low:high] - move.patterns)
+                np.multiply(part, self._bounds.grid, out=part)
+        return out
 
     def finalize(self, head: Source, out: Vector | str | os.PathLike[str], server_rate: float = 1.0) -> None:
         """Write the new model: `head + server_rate * sum / weight`, segment by segment, rounded to float32 once.
@@ -154,7 +174,7 @@ class Accumulator:
         `head` and `out` are arrays or raw files of the full model's length (not one and the same file). Segments
         that nobody held keep the head's value, bit for bit. The sum stays: this may be called again.
         """
-        total = self._lengths[-1]
+        total = self._total
         if self._broken:
             raise LocalMisuse(self._broken, remedy=_REMEDY)
         if source_length(head) != total:
@@ -167,7 +187,7 @@ class Accumulator:
                 out[start : start + block.size] = self._moved(start, block, moves)
             return
         path = head.path if isinstance(head, Span) else head
-        if not isinstance(path, np.ndarray) and os.path.exists(out) and os.path.samefile(path, out):
+        if isinstance(path, str | os.PathLike) and os.path.exists(out) and os.path.samefile(path, out):
             raise LocalMisuse("the new model would overwrite the head while reading it", where=os.fspath(out))
         try:
             with open(out, "wb", buffering=0) as file:
@@ -200,8 +220,18 @@ class Accumulator:
                 remedy="refuse it with check_update when it arrives",
             )
 
-    def _into(self, start: int, block: Vector) -> npt.NDArray[np.int64]:
-        return self._units[start : start + block.size]
+    def _parts(self, tier: int, start: int, block: Vector) -> Iterator[tuple[Vector, npt.NDArray[np.int64]]]:
+        """A block of a tier's vector and the sums that it belongs to: one pair for each run that it reaches into."""
+        for low, high, at in self._holdings.pieces(tier, start, start + block.size):
+            yield block[low - start : high - start], self._units[at : at + high - low]
+
+    def _of_segments(self) -> list[list[float]]:
+        """The weights of the updates that hold each segment."""
+        found: list[list[float]] = [[] for _ in self._holdings.bounds]
+        for held, of_tier in zip(self._holdings.holds, self._weights, strict=True):
+            for segment in held:
+                found[segment] += of_tier
+        return found
 
     def _rounded(self, block: Vector, weight: float) -> npt.NDArray[np.int64]:
         """`weight * block` in units of the grid, plus the magic number's pattern."""
@@ -212,25 +242,24 @@ class Accumulator:
         np.add(product, self._magic, out=product)
         return product.view(np.int64)
 
-    def _undo(self, source: Source, done: int, weight: float) -> None:
+    def _undo(self, source: Source, tier: int, done: int, weight: float) -> None:
         """Take back the blocks of an update that turned out bad: integers subtract exactly."""
         try:
             for start, block in read_blocks(source, done):
-                into = self._into(start, block)
-                np.subtract(into, self._rounded(block, weight), out=into)
+                for part, into in self._parts(tier, start, block):
+                    np.subtract(into, self._rounded(part, weight), out=into)
         except BaseException:
             self._broken = "an update could be neither folded nor taken back: the sum is not usable"
             raise
 
     def _moves(self, server_rate: float) -> tuple[_Move, ...]:
         """What finalize does to each segment that somebody held."""
-        weights, pattern = self.weights, int(self._magic.view(np.int64))
-        moves = []
-        for k, (start, stop) in enumerate(pairwise((0, *self._lengths))):
-            count = sum(len(of_tier) for of_tier in self._weights[k:])
-            if count:
-                moves.append(_Move(start, stop, _wrapped(pattern * count), weights[k], server_rate))
-        return tuple(moves)
+        pattern = int(self._magic.view(np.int64))
+        return tuple(
+            _Move(start, stop, _wrapped(pattern * len(weights)), math.fsum(weights), server_rate)
+            for (start, stop), weights in zip(self._holdings.bounds, self._of_segments(), strict=True)
+            if weights
+        )
 
     def _moved(self, start: int, head: Vector, moves: tuple[_Move, ...]) -> Vector:
         """The block of the new model that starts at `start`."""

@@ -1,18 +1,14 @@
-"""Gather and scatter: between a model's named arrays and its prefix of the flat vector, rectangle by rectangle."""
+"""Gather and scatter: between a model's named arrays and its tier's vector, rectangle by rectangle."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from mhfl_mq.errors import LayoutError, LocalMisuse
 from mhfl_mq.segments.layout import Box, Layout
+from mhfl_mq.segments.vectors import Arrays, Vector
 
 __all__ = ["Arrays", "Packer", "Vector"]
-
-Vector = npt.NDArray[np.float32]
-Arrays = Mapping[str, Vector]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +26,41 @@ class _Plan:
     """How one parameter is copied: its shape in the model, the shape that shows its blocks, and its rectangles."""
 
     name: str
+    alias: str  # of a private array: its name in the tier's own model
     shape: tuple[int, ...]
     fine: tuple[int, ...]
     cuts: tuple[_Cut, ...]
 
 
 class Packer:
-    """Copies the prefix of one tier out of, or into, the named arrays of a model.
+    """Copies the vector of one tier out of, or into, the named arrays of a model.
 
-    `model` is the tier whose shapes the arrays have: the same tier by default, or a larger one, so that a tier's
-    prefix is taken out of the full model directly. Arrays are float32; names that are not in the layout (integer
-    buffers, second names of tied weights) are left alone. A packer is made once and used for every round.
+    `model` is the tier whose shapes the arrays have: the same tier by default, or one that holds all that this tier
+    holds, so that a smaller tier is taken out of the full model directly. Arrays are float32; names that are not in
+    the layout (integer buffers, second names of tied weights) are left alone. An array that belongs to one tier alone
+    goes by its name in the layout, or by the name after the tier's. A packer is made once and used for every round.
     """
 
     def __init__(self, layout: Layout, tier: int, *, model: int | None = None) -> None:
         shown = tier if model is None else model
-        if not 0 <= tier <= shown < len(layout.tiers):
+        if not all(0 <= k < len(layout.tiers) for k in (tier, shown)):
             raise LocalMisuse(f"tier {tier} out of a model of tier {shown}: there are {len(layout.tiers)} tiers")
+        held = layout.holds[tier]
+        if not set(held) <= set(layout.holds[shown]):
+            raise LocalMisuse(f"tier {tier} out of a model of tier {shown}, which does not hold all of it")
         self.length = layout.lengths[tier]
+        # How far each segment lies before its place in the flat vector, in the tier's own vector.
+        back = {s: layout.segment_bounds[s][0] - layout.holdings.place(s, tier) for s in held}
         cuts: dict[int, list[_Cut]] = {}
         for box in layout.boxes:
-            if box.segment <= tier:
-                cuts.setdefault(box.parameter, []).append(_cut(layout, box))
+            if box.segment in back:
+                cuts.setdefault(box.parameter, []).append(_cut(layout, box, back[box.segment]))
         self._plans = tuple(
-            _Plan(layout.parameters[i].name, *_fine(layout, i, shown), tuple(found)) for i, found in cuts.items()
+            _Plan(*_names(layout, i), *_fine(layout, i, shown), tuple(found)) for i, found in cuts.items()
         )
 
     def gather(self, arrays: Arrays, out: Vector | None = None) -> Vector:
-        """The prefix (float32, `length` coordinates) of a model's arrays, in `out` where it is given."""
+        """The tier's vector (float32, `length` coordinates) of a model's arrays, in `out` where it is given."""
         flat = np.empty(self.length, np.float32) if out is None else self._checked(out, writing=True)
         for plan in self._plans:
             array = _array(arrays, plan).reshape(plan.fine)
@@ -66,7 +69,7 @@ class Packer:
         return flat
 
     def scatter(self, vector: Vector, arrays: Arrays) -> None:
-        """Write the prefix into the model's arrays in place; coordinates beyond the prefix keep their value."""
+        """Write the tier's vector into the model's arrays in place; what the tier does not hold keeps its value."""
         flat = self._checked(vector, writing=False)
         targets = [_array(arrays, plan) for plan in self._plans]  # all are checked before one is written
         for plan, target in zip(self._plans, targets, strict=True):
@@ -79,9 +82,9 @@ class Packer:
 
     def _checked(self, vector: Vector, *, writing: bool) -> Vector:
         if vector.dtype != np.float32 or vector.shape != (self.length,):
-            raise LocalMisuse(f"a vector of {vector.dtype} {vector.shape}: this prefix is float32 ({self.length},)")
+            raise LocalMisuse(f"a vector of {vector.dtype} {vector.shape}: this tier's is float32 ({self.length},)")
         if not vector.flags.c_contiguous or (writing and not vector.flags.writeable):
-            raise LocalMisuse("the prefix's vector is not contiguous and writeable")
+            raise LocalMisuse("the tier's vector is not contiguous and writeable")
         return vector
 
 
@@ -95,7 +98,14 @@ def _fine(layout: Layout, index: int, tier: int) -> tuple[tuple[int, ...], tuple
     return tuple(axis.size_at(layout.width(axis, tier)) for axis in axes), tuple(fine) or (1,)
 
 
-def _cut(layout: Layout, box: Box) -> _Cut:
+def _names(layout: Layout, index: int) -> tuple[str, str]:
+    """A parameter's name in the layout, and that in the model of the tier which alone has it."""
+    p = layout.parameters[index]
+    return p.name, p.name[len(layout.tiers[p.only].name) + 1 :] if p.private else p.name
+
+
+def _cut(layout: Layout, box: Box, back: int) -> _Cut:
+    start, stop = box.start - back, box.stop - back
     slices: list[slice] = []
     shape: list[int] = []
     for axis, (low, high) in zip(layout.parameters[box.parameter].axes, box.spans, strict=True):
@@ -106,18 +116,20 @@ def _cut(layout: Layout, box: Box) -> _Cut:
             slices += (slice(None), slice(low, high), slice(None))
             shape += (axis.blocks, high - low, axis.inner)
     if not shape:  # a scalar: shown as one row of one
-        return _Cut((slice(None),), (1,), box.start, box.stop)
-    return _Cut(tuple(slices), tuple(shape), box.start, box.stop)
+        return _Cut((slice(None),), (1,), start, stop)
+    return _Cut(tuple(slices), tuple(shape), start, stop)
 
 
 def _array(arrays: Arrays, plan: _Plan) -> Vector:
     array = arrays.get(plan.name)
+    if array is None:
+        array = arrays.get(plan.alias)
     if array is None:
         raise LayoutError("the model has no such array", where=plan.name, remedy="build the tier's own model")
     if array.shape != plan.shape or array.dtype != np.float32:
         raise LayoutError(
             f"the model has {array.dtype} {array.shape}, the layout float32 {plan.shape}",
             where=plan.name,
-            remedy="build the model of the tier that the prefix belongs to, in float32",
+            remedy="build the model of the tier that the vector belongs to, in float32",
         )
     return array

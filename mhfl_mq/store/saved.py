@@ -23,6 +23,7 @@ __all__ = [
     "VersionSaved",
     "counted_update",
     "devices",
+    "latest",
     "newest_entry",
     "restore",
     "round_outcome",
@@ -77,6 +78,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
         turns=dict(turns.fetchall()),
         last_closed=round_outcome(connection, last_round),
         rounds_counted=dict(counts.fetchall()),
+        latest=latest(connection),
     )
 
 
@@ -89,6 +91,14 @@ def updates(connection: sqlite3.Connection, number: int) -> tuple[UpdateCounted,
     """The updates that a round has counted, in the order of counting."""
     rows = connection.execute(f"SELECT {_UPDATE} FROM updates WHERE round = ? ORDER BY id", (number,))
     return tuple(map(_update, rows))
+
+
+def latest(connection: sqlite3.Connection) -> tuple[UpdateCounted, ...]:
+    """Each device's newest counted update, by name."""
+    newest = "SELECT max(id) FROM updates GROUP BY device"
+    return tuple(
+        map(_update, connection.execute(f"SELECT {_UPDATE} FROM updates WHERE id IN ({newest}) ORDER BY device"))
+    )
 
 
 def counted_update(connection: sqlite3.Connection, number: int, device: str) -> UpdateCounted | None:

@@ -74,9 +74,10 @@ def export(model: ModelFile, tier: str, path: Path, files: Files | None = None) 
     if tier not in names:
         raise ConfigError(f"there is no tier {tier!r}", remedy=f"the tiers are {', '.join(names)}")
     index = names.index(tier)
-    shapes = layout.shapes(index)
+    # What belongs to this tier alone is called in the file as its own model calls it.
+    shapes = {name.removeprefix(f"{tier}:"): shape for name, shape in layout.shapes(index).items()}
     arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-    Packer(layout, index).scatter(model.map(0, layout.lengths[index]), arrays)
+    Packer(layout, index).scatter(layout.take(model.map(), index), arrays)
     metadata = {"model": model.digest, "tier": tier, "layout": layout.digest}
     draft = path.with_name(path.name + ".tmp")
     with explained(path, "exporting a model"):

@@ -117,10 +117,10 @@ class Truth:
         self._trained[number, device, digest] = Trained(base, tier, delta, examples)
 
     def base_is(self, version: int, tier: int, flat: Vector) -> None:
-        """A device starts from these weights: they must be the prefix of that version."""
+        """A device starts from these weights: they must be its tier's of that version."""
         require(version in self.models, f"a device trains from version {version}, which is not durable")
-        prefix = self.models[version][: self.layout.lengths[tier]]
-        require(np.array_equal(flat, prefix), f"a device of tier {tier} has other weights than version {version}")
+        own = self.layout.take(self.models[version], tier)
+        require(np.array_equal(flat, own), f"a device of tier {tier} has other weights than version {version}")
 
     # ---- what becomes durable ----
 
@@ -211,11 +211,10 @@ class Truth:
         base = self.models[one.opened.base]
         expected = base.copy()
         for k, (start, stop) in enumerate(self.layout.segment_bounds):
-            holders = [each for each in one.counted.values() if each.tier >= k]
+            holders = [each for each in one.counted.values() if k in self.layout.holds[each.tier]]
             if holders:
-                total = sum(
-                    (each.delta[start:stop].astype(np.float64) * self._weight(each) for each in holders), start=0.0
-                )
+                parts = [self._part(each, k).astype(np.float64) * self._weight(each) for each in holders]
+                total = sum(parts, start=0.0)
                 mean = np.asarray(total) / sum(map(self._weight, holders))
                 expected[start:stop] = mean + base[start:stop]
             else:
@@ -227,6 +226,16 @@ class Truth:
                 f"the model of round {number} is not the mean of what was counted ({sorted(one.counted)}): "
                 f"{wrong.size} coordinates differ, coordinate {at} is {flat[at]} instead of {expected[at]}"
             )
+
+    def _part(self, trained: Trained, segment: int) -> Vector:
+        """What an update says of a segment: it holds those of its tier, one after the other."""
+        at = 0
+        for k in self.layout.holds[trained.tier]:
+            start, stop = self.layout.segment_bounds[k]
+            if k == segment:
+                return trained.delta[at : at + stop - start]
+            at += stop - start
+        raise AssertionError(f"tier {trained.tier} does not hold segment {segment}")
 
     def _weight(self, trained: Trained) -> float:
         return trained.examples if self._by_examples else 1.0

@@ -26,8 +26,8 @@ from mhfl_mq.protocol.events import DeviceEvent, Heard
 from mhfl_mq.run.clock import SystemClock, seeded_luck
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, Parts, run_aggregator, run_device
-from mhfl_mq.run.ports import TrainResult
-from mhfl_mq.segments import Axis, Layout, Parameter
+from mhfl_mq.run.ports import Founded, TrainResult
+from mhfl_mq.segments import Axis, Layout, Parameter, Span
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.transport.backoff import Backoff
 from mhfl_mq.transport.mqtt import MqttTransport
@@ -89,21 +89,29 @@ class LightFoundation:
     def __init__(self, lengths: Sequence[int]) -> None:
         self._lengths = tuple(lengths)
 
-    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
+    async def found(self, policy: Policy, folder: Path | None) -> Founded:
         """The layout of the lengths, and zeros."""
+        if folder is None:
+            return Founded(light_layout(self._lengths))
         out = folder / "first-weights.f32"
         with out.open("wb") as file:
             file.truncate(4 * self._lengths[-1])
-        return light_layout(self._lengths), out
+        return Founded(light_layout(self._lengths), flat=out)
 
-    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
-        """The first coordinate of every segment, so that a large model costs nothing here."""
+    async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
+        """The first coordinate of every tier's last segment, so that a large model costs nothing here."""
+        layout = light_layout(self._lengths)
         found = {}
         with flat.open("rb") as file:
-            for tier, (start, _) in zip(layout.tiers, layout.segment_bounds, strict=True):
-                file.seek(4 * start)
+            for tier, held in zip(layout.tiers, layout.holds, strict=True):
+                file.seek(4 * layout.segment_bounds[held[-1]][0])
                 found[f"first/{tier.name}"] = float(np.frombuffer(file.read(4), "<f4")[0])
         return found
+
+    async def conclude(
+        self, policy: Policy, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
+    ) -> None:
+        """The mean is the new version."""
 
     async def close(self) -> None:
         """Nothing to end."""

@@ -18,7 +18,7 @@ from mhfl_mq.protocol.records import (
     UpdateCounted,
     VersionAdded,
 )
-from mhfl_mq.protocol.rules import Candidate, Decision, Rules
+from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
 from mhfl_mq.wire.messages import Capability, Manifest, TierSpec
 
 __all__ = ["LAYOUT", "Disk", "Everybody", "digest", "example_rules", "manifest_of"]
@@ -79,6 +79,10 @@ class Everybody:
     def needed(self, invited: int) -> int:
         """A fixed number, at most all."""
         return min(self.quorum, invited)
+
+    def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
+        """As it is, in every round."""
+        return Upload()
 
     def weight(self, examples: float) -> float:
         """Its examples."""
@@ -148,6 +152,7 @@ class Disk:
     def restore(self) -> SavedState:
         """What a restarted aggregator is given."""
         still = [number for number in self.rounds if number not in self.closed]
+        newest = {device: one for (_, device), one in sorted(self.counted.items())}
         return SavedState(
             epoch=self.epoch,
             last_round=self.last_round,
@@ -159,6 +164,7 @@ class Disk:
             else OpenRound(self.rounds[still[0]], tuple(self.counted_in(still[0]).values()), self.opened_at[still[0]]),
             last_closed=self.closed.get(self.last_round),
             rounds_counted=Counter(device for _, device in self.counted),
+            latest=tuple(newest[device] for device in sorted(newest)),
             turns=Counter(device for closed in self.closed.values() for device in closed.turns),
         )
 

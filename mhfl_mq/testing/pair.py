@@ -6,7 +6,7 @@ effect; a machine that is killed comes back at once, with what it had made durab
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -266,7 +266,7 @@ class Pair:
             case fx.Announce(message):
                 if isinstance(message, Head):
                     assert message.version == self.disk.head.version
-                    message = replace(message, segments=self._segments(self.disk.head.model))
+                    message = replace(message, segments=self._segments(self.disk.head.model, self._all))
                     self._head = message
                 for name in self.devices:
                     self._to_device(name, message)
@@ -345,9 +345,15 @@ class Pair:
             device.held.append(message)
             return
         if isinstance(message, Offer):
-            message = replace(message, segments=self._segments(self.disk.head.model)[: message.tier + 1])
+            held = message.holds or range(message.tier + 1)
+            message = replace(message, segments=self._segments(self.disk.head.model, held))
         self._token += 1
         self.queue.append((name, ev.Heard(AGGREGATOR, message, self._token)))
 
-    def _segments(self, model: str) -> tuple[str, ...]:
-        return tuple(digest(f"segment {tier.name} of {model}") for tier in self.rules.tiers)
+    @property
+    def _all(self) -> range:
+        """Every segment that there is."""
+        return range(1 + max(spec.holds(k)[-1] for k, spec in enumerate(self.rules.tiers)))
+
+    def _segments(self, model: str, held: Iterable[int]) -> tuple[str, ...]:
+        return tuple(digest(f"segment {k} of {model}") for k in held)

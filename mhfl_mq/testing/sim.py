@@ -58,6 +58,7 @@ class Outcome:
     seed: int
     plan: str
     devices: int
+    apart: bool
     error: str
     digest: str  # of everything that happened, in order
     seconds: float  # virtual
@@ -70,13 +71,19 @@ class Outcome:
     @property
     def replay(self) -> str:
         """The command that runs it again."""
-        return f"mhfl simulate --seed {self.seed} --plan {self.plan} --devices {self.devices} --trace"
+        apart = " --apart" if self.apart else ""
+        return f"mhfl simulate --seed {self.seed} --plan {self.plan} --devices {self.devices}{apart} --trace"
 
 
-def simulate(seed: int, plan: str = "mixed", *, devices: int = DEVICES, trace: bool = False) -> Outcome:
-    """Run one seed under the named plan; raises nothing for a federation that fails, says so in the outcome."""
+def simulate(
+    seed: int, plan: str = "mixed", *, devices: int = DEVICES, trace: bool = False, apart: bool = False
+) -> Outcome:
+    """Run one seed under the named plan; raises nothing for a federation that fails, says so in the outcome.
+
+    With `apart` tiers have segments of their own, and are no prefixes of one another.
+    """
     with tempfile.TemporaryDirectory(prefix="mhfl-sim-", dir=_fast_disk()) as folder:
-        return Simulation(seed, plan, devices=devices, folder=Path(folder), trace=trace).run()
+        return Simulation(seed, plan, devices=devices, folder=Path(folder), trace=trace, apart=apart).run()
 
 
 def _fast_disk() -> str | None:
@@ -87,12 +94,13 @@ def _fast_disk() -> str | None:
 class Simulation(Stage):
     """One run. All luck comes from `seed`, each part of it from a stream of its own."""
 
-    def __init__(self, seed: int, plan: str, *, devices: int, folder: Path, trace: bool) -> None:
+    def __init__(self, seed: int, plan: str, *, devices: int, folder: Path, trace: bool, apart: bool = False) -> None:
         self.seed = seed
         self.plan: FaultPlan = PLANS[plan]
         self.seen: Counter[str] = Counter()
         self.folder = folder
         self._plan_name = plan
+        self._apart = apart
         self._events = 0
         self._digest = hashlib.blake2b(digest_size=16)
         self._lines: deque[str] = deque(maxlen=None if trace else LAST_LINES)
@@ -113,7 +121,7 @@ class Simulation(Stage):
         names = [f"d{k}" for k in range(devices)]
         self.aggregator = AggregatorNode(self, self._luck("aggregator"), self._run_aggregator, self._policy)
         self.truth = Truth(
-            sim_layout(),
+            sim_layout(apart=apart),
             self.aggregator.folder,
             self.note,
             self._loop.time,
@@ -170,6 +178,7 @@ class Simulation(Stage):
             seed=self.seed,
             plan=self._plan_name,
             devices=len(self.devices),
+            apart=self._apart,
             error="" if self._error is None else f"{type(self._error).__name__}: {self._error}",
             digest=self._digest.hexdigest(),
             seconds=self._loop.time(),
@@ -379,11 +388,11 @@ class Simulation(Stage):
         else:
             most = 4 * len(self.devices)  # blob; or manifest, part and map; for each device
             require(len(kept) <= most, f"the aggregator keeps {len(kept)} files of updates for one open round")
-        tiers = len(self.truth.layout.lengths)
+        segments = max(map(len, self.truth.layout.holds))
         for node in self.devices:
             files = sorted(path.name for path in (node.folder / BLOBS).iterdir())
             blobs = [name for name in files if name.endswith(".blob")]
-            most = 2 * tiers + 1  # the head's segments, the open round's, an update
+            most = 2 * segments + 1  # the head's segments, the open round's, an update
             require(len(blobs) <= most, f"{node.name} keeps {len(blobs)} blobs, at most {most} are of use")
             scratch = list((node.folder / "scratch").iterdir()) if (node.folder / "scratch").exists() else []
             require(len(scratch) <= 1, f"{node.name} leaves {len(scratch)} files in its scratch folder")
@@ -410,7 +419,7 @@ class Simulation(Stage):
         def trainer(scratch: Path) -> SimTrainer:
             return SimTrainer(
                 name,
-                index % len(self.truth.layout.lengths),
+                index % len(self.truth.layout.tiers),
                 scratch,
                 truth=self.truth,
                 plan=self.plan,

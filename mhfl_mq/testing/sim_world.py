@@ -15,8 +15,8 @@ import numpy as np
 
 from mhfl_mq.errors import StoreError, TrainingFailed
 from mhfl_mq.policy import Algorithm, Budget, Gate, Limits, Participation, Policy, Quorum, Schedule, Tier
-from mhfl_mq.run.ports import TrainResult
-from mhfl_mq.segments import Axis, Layout, Parameter, Vector
+from mhfl_mq.run.ports import Founded, TrainResult
+from mhfl_mq.segments import Axis, Layout, Parameter, Span, Vector
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.testing.faults import FaultPlan
 from mhfl_mq.testing.invariants import Truth
@@ -45,9 +45,17 @@ LARGEST: Final = 8
 """Updates hold whole numbers up to this, examples up to half of it: exact in float32 and in every sum."""
 
 
-def sim_layout() -> Layout:
-    """Three tiers of 40, 100 and 200 coordinates."""
+def sim_layout(*, apart: bool = False) -> Layout:
+    """Three tiers of 40, 100 and 200 coordinates.
+
+    With `apart` they are no prefixes: 100 are shared by all, 40 by the two larger tiers, and each but the middle one
+    has 60 of its own.
+    """
     tiers = tuple(LayoutTier(name, width) for name, width in TIERS)
+    if apart:
+        own = [Parameter(f"{TIERS[k][0]}:head", (Axis(60),), only=k) for k in (0, 2)]
+        shared = (Axis(14, group="units"), Axis(10))
+        return Layout(tiers, {"units": (10, 14, 14)}, (own[1], Parameter("weight", shared), own[0]))
     axes = (Axis(20, group="units"), Axis(10))
     return Layout(tiers, {"units": (4, 10, 20)}, (Parameter("weight", axes),))
 
@@ -122,21 +130,29 @@ class SimFoundation:
         self._luck = luck
         self._faulty = faulty
 
-    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
+    async def found(self, policy: Policy, folder: Path | None) -> Founded:
         """The layout, and zeros."""
-        layout, out = sim_layout(), folder / "first-weights.f32"
+        layout = self._truth.layout
+        if folder is None:
+            return Founded(layout)
+        out = folder / "first-weights.f32"
         await asyncio.sleep(self._luck.random())
-        out.write_bytes(bytes(4 * layout.lengths[-1]))
-        return layout, out
+        out.write_bytes(bytes(4 * layout.total))
+        return Founded(layout, flat=out)
 
-    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
+    async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
         """The same figure for every tier: 1, or 0 for a bad model."""
         await asyncio.sleep(self._luck.uniform(0.1, 5.0))
         fate = self._luck.random() if self._faulty() and self._truth.head is not None else 1.0
         if fate < self._plan.gate_no / 4:
             raise TrainingFailed("the simulated evaluation failed")
         figure = 0.0 if fate < self._plan.gate_no else 1.0
-        return {f"accuracy/{tier.name}": figure for tier in layout.tiers}
+        return {f"accuracy/{tier.name}": figure for tier in policy.tiers}
+
+    async def conclude(
+        self, policy: Policy, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
+    ) -> None:
+        """The mean is the new version."""
 
     async def close(self) -> None:
         """Nothing to end."""

@@ -19,13 +19,14 @@ from typing import Final
 import numpy as np
 
 from mhfl_mq.errors import LocalMisuse
-from mhfl_mq.families.base import Algorithm
+from mhfl_mq.families import Algorithm
 from mhfl_mq.segments import Accumulator, Bounds, Vector
-from mhfl_mq.train.evaluate import evaluate_tiers, score
-from mhfl_mq.train.loop import shard_luck, train_tier
+from mhfl_mq.train.evaluate import evaluate_tiers
+from mhfl_mq.train.loop import shard_luck, train_round
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.options import TrainOptions
 from mhfl_mq.train.reports import BASELINES, BaselineReport, Participant
+from mhfl_mq.train.steps import Job, method_of
 from mhfl_mq.train.task import Examples
 
 __all__ = ["LAST", "Setting", "run_baseline"]
@@ -86,33 +87,32 @@ def _federated(setting: Setting, devices: Sequence[tuple[int, str, Examples]]) -
     for number in range(1, setting.rounds + 1):
         flat = _round(setting, flat, devices, number)
         if number > setting.rounds - LAST:
-            found = list(evaluate_tiers(models, flat, setting.test).values())
+            found = list(evaluate_tiers(method_of(setting.algorithm.about.name), models, flat, setting.test).values())
             for k in measured:
                 scores[k].append(found[k])
-    assert flat.size == layout.lengths[-1]
+    assert flat.size == layout.total
     return {k: fmean(values) for k, values in scores.items()}
 
 
 def _round(setting: Setting, flat: Vector, devices: Sequence[tuple[int, str, Examples]], number: int) -> Vector:
     """One round: everybody trains from `flat`, the mean of the deltas is added to it."""
-    models, algorithm = setting.models, setting.algorithm
+    layout, algorithm = setting.models.layout, setting.algorithm
     weights = [algorithm.weight(len(data)) for _, _, data in devices]
     bounds = Bounds(cohort=len(devices), weight=max(weights), value=LARGEST_VALUE)
-    total = Accumulator(models.layout.lengths, bounds)
+    total = Accumulator(layout.holdings, bounds)
     for (tier, shard, data), weight in zip(devices, weights, strict=True):
         total.fold(_trained(setting, flat, tier, shard, data, number), tier, weight)
     new = np.empty_like(flat)
-    algorithm.finalize(total, flat, new)
+    algorithm.finalize(total, layout, flat, new)
     return new
 
 
 def _trained(setting: Setting, flat: Vector, tier: int, shard: str, data: Examples, number: int) -> Vector:
     """The delta of one device's round."""
     models = setting.models
-    base = flat[: models.layout.lengths[tier]].copy()
-    model = models.build(tier)
-    result = train_tier(models.task, model, base, data, setting.options, round_number=number, luck=shard_luck(shard))
-    return result.delta
+    base = models.layout.take(flat, tier).copy()
+    job = Job(models, tier, base, data, setting.options, {}, number, shard_luck(shard))
+    return train_round(method_of(setting.algorithm.about.name), job).update
 
 
 def _alone(setting: Setting, own: Sequence[tuple[int, str, Examples]]) -> tuple[dict[int, float], float]:
@@ -122,11 +122,11 @@ def _alone(setting: Setting, own: Sequence[tuple[int, str, Examples]]) -> tuple[
     scores: dict[int, list[float]] = {}
     for tier, shard, data in own:
         flat = initial.copy()
-        length = models.layout.lengths[tier]
         for number in range(1, setting.rounds + 1):
-            flat[:length] += _trained(setting, flat, tier, shard, data, number)
-        model = models.build(tier)
-        model.put(flat[:length].copy())
-        scores.setdefault(tier, []).append(score(models.task, model, setting.test))
+            moved = models.layout.take(flat, tier) + _trained(setting, flat, tier, shard, data, number)
+            models.layout.holdings.put(moved, tier, flat)
+        vector = models.layout.take(flat, tier).copy()
+        found = method_of(setting.algorithm.about.name).score(models, tier, vector, setting.test)
+        scores.setdefault(tier, []).append(found)
     tiers = {k: fmean(values) for k, values in sorted(scores.items())}
     return tiers, fmean(value for values in scores.values() for value in values)

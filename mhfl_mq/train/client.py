@@ -19,11 +19,19 @@ from mhfl_mq.errors import (
     TaskError,
     TrainingFailed,
 )
-from mhfl_mq.segments import Layout, Tier
+from mhfl_mq.segments import Layout
 from mhfl_mq.train.child import Child
 from mhfl_mq.train.options import Handicap
-from mhfl_mq.train.reports import BASELINES, BaselineReport, Description, Participant, ProbeReport, TrainReport
-from mhfl_mq.wire.messages import ProbeResult, TierSpec
+from mhfl_mq.train.reports import (
+    BASELINES,
+    BaselineReport,
+    Description,
+    Participant,
+    ProbeReport,
+    Subject,
+    TrainReport,
+)
+from mhfl_mq.wire.messages import ProbeResult
 
 __all__ = ["IDLE_S", "Worker"]
 
@@ -102,30 +110,22 @@ class Worker:
         answer = await self._job("hello", {})
         return str(answer["task"])
 
-    async def describe(
-        self, tiers: Sequence[TierSpec | Tier], *, seed: int = 0, out: Path | None = None
-    ) -> Description:
-        """The layout over these tiers (smallest first); with `out`, the initial model of `seed` is written there."""
-        arguments = {"tiers": _plain(tiers), "seed": seed, "out": str(out.absolute()) if out else ""}
+    async def describe(self, subject: Subject, *, seed: int = 0, out: Path | None = None) -> Description:
+        """The layout of the subject; with `out`, version 0 of `seed` is written there."""
+        arguments = {"subject": subject.document(), "seed": seed, "out": str(out.absolute()) if out else ""}
         answer = await self._job("describe", arguments)
-        return Description(Layout.from_document(answer["layout"]), answer["metric"])
+        return Description(Layout.from_document(answer["layout"]), answer["metric"], answer["public"])
 
     async def probe(
-        self,
-        tiers: Sequence[TierSpec | Tier],
-        *,
-        shard: str = "",
-        options: Mapping[str, float] | None = None,
-        handicap: Handicap | None = None,
-        tier_s: float = PROBE_S,
+        self, subject: Subject, *, shard: str = "", handicap: Handicap | None = None, tier_s: float = PROBE_S
     ) -> ProbeReport:
         """Measure each tier, smallest first. One that fails, crashes the child or takes too long is left out."""
-        shared = {"tiers": _plain(tiers), "shard": shard}
+        shared = {"subject": subject.document(), "shard": shard}
         counted = await self._job("count", shared)
         weak = handicap or Handicap()
-        measured = {"options": dict(options or {}), "handicap": [weak.slowdown, weak.memory_bytes]}
+        measured = {"handicap": [weak.slowdown, weak.memory_bytes]}
         probes, left_out = [], {}
-        for index, tier in enumerate(tiers):
+        for index, tier in enumerate(subject.tiers):
             try:
                 async with asyncio.timeout(tier_s):
                     answer = await self._job("probe", {**shared, **measured, "tier": index})
@@ -139,7 +139,7 @@ class Worker:
 
     async def train(
         self,
-        tiers: Sequence[TierSpec | Tier],
+        subject: Subject,
         tier: int,
         base: Sequence[Path],
         out: Path,
@@ -148,56 +148,74 @@ class Worker:
         options: Mapping[str, float] | None = None,
         round_number: int = 1,
         handicap: Handicap | None = None,
+        keep: Path | None = None,
     ) -> TrainReport:
-        """Train one round of `tiers[tier]` from `base` and write the delta (raw little-endian float32) to `out`.
+        """Train one round of a tier from `base` and write the update (raw little-endian float32) to `out`.
 
-        `base` are the files of segments 0..tier, or one file of the prefix (it may be longer). Cancelling the
-        caller kills the child.
+        `base` are the files of the segments that the tier holds, in order, or one file of its vector (it may be
+        longer). `options` are the round's numbers (None: the subject's). `keep` is the folder for what stays on the
+        device between rounds; without it nothing does. Cancelling the caller kills the child.
         """
         weak = handicap or Handicap()
         arguments = {
-            "tiers": _plain(tiers),
+            "subject": subject.document(),
             "tier": tier,
             "base": [str(path.absolute()) for path in base],
             "out": str(out.absolute()),
             "shard": shard,
-            "options": dict(options or {}),
+            "options": dict(subject.options if options is None else options),
             "round": round_number,
             "handicap": [weak.slowdown, weak.memory_bytes],
+            "keep": str(keep.absolute()) if keep else "",
         }
         answer = await self._job("train", arguments)
         return TrainReport(answer["weight"], answer["metrics"])
 
-    async def evaluate(self, tiers: Sequence[TierSpec | Tier], flat: Path) -> dict[str, float]:
-        """`<metric>/<tier>` of every tier of the full model in the file `flat`, on the task's test data."""
-        arguments = {"tiers": _plain(tiers), "flat": str(flat.absolute())}
+    async def evaluate(self, subject: Subject, flat: Path) -> dict[str, float]:
+        """`<metric>/<tier>` of every tier of the version in the file `flat`, on the task's test data.
+
+        Empty where the devices report their own.
+        """
+        arguments = {"subject": subject.document(), "flat": str(flat.absolute())}
         metrics: dict[str, float] = (await self._job("evaluate", arguments))["metrics"]
         return metrics
 
-    async def baseline(
+    async def conclude(
         self,
-        kind: str,
-        tiers: Sequence[TierSpec | Tier],
-        participants: Sequence[Participant],
+        subject: Subject,
         *,
-        rounds: int,
-        options: Mapping[str, float] | None = None,
-        seed: int = 0,
-        algorithm: str = "heterofl",
-        algorithm_options: Mapping[str, object] | None = None,
+        head: tuple[Path, int],
+        merged: Path,
+        updates: Sequence[tuple[Path, int, float]],
+        round_number: int,
+    ) -> None:
+        """Make the file `merged` anew by the algorithm's own step at the aggregator.
+
+        `head` is the file of the version that the round started from, and the byte at which its vector begins.
+        `updates` are files, tiers and weights.
+        """
+        arguments = {
+            "subject": subject.document(),
+            "head": str(head[0].absolute()),
+            "start": head[1],
+            "merged": str(merged.absolute()),
+            "updates": [[str(path.absolute()), tier, weight] for path, tier, weight in updates],
+            "round": round_number,
+        }
+        await self._job("conclude", arguments)
+
+    async def baseline(
+        self, kind: str, subject: Subject, participants: Sequence[Participant], *, rounds: int, seed: int = 0
     ) -> BaselineReport:
         """Run one of `BASELINES`, with the federation's initial seed, rounds, options and algorithm."""
         if kind not in BASELINES:
             raise LocalMisuse(f"there is no baseline {kind!r}", remedy=f"give one of {', '.join(BASELINES)}")
         arguments = {
             "kind": kind,
-            "tiers": _plain(tiers),
+            "subject": subject.document(),
             "participants": [[who.shard, who.tier] for who in participants],
             "rounds": rounds,
-            "options": dict(options or {}),
             "seed": seed,
-            "algorithm": algorithm,
-            "algorithm_options": dict(algorithm_options or {}),
         }
         answer = await self._job("baseline", arguments)
         return BaselineReport(answer["score"], answer["tiers"], answer["seconds"])
@@ -257,10 +275,6 @@ class Worker:
             self._ends.add(ending)
             ending.add_done_callback(self._ends.discard)
             self._child = None
-
-
-def _plain(tiers: Sequence[TierSpec | Tier]) -> list[list[Any]]:
-    return [[tier.name, float(tier.width), tier.depth] for tier in tiers]
 
 
 def _error(told: Mapping[str, Any]) -> MhflError:

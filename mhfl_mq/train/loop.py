@@ -1,22 +1,21 @@
-"""Local training: from a base prefix to the delta that the device sends."""
+"""Local training of one round, whatever the algorithm: seeds, minibatches, checks, and what is measured."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from mhfl_mq.errors import TrainingFailed
 from mhfl_mq.segments import Vector
-from mhfl_mq.train.model import TierModel
-from mhfl_mq.train.options import Handicap, TrainOptions
-from mhfl_mq.train.task import Examples, Task
+from mhfl_mq.train.options import Handicap
+from mhfl_mq.train.steps.base import Job, Kept, Method
+from mhfl_mq.train.task import Examples
 
-__all__ = ["Trained", "batches", "make_optimizer", "shard_luck", "train_step", "train_tier"]
+__all__ = ["Trained", "batches", "shard_luck", "train_round"]
 
 _ENDS: Final = 5  # steps whose mean loss is reported at either end: one minibatch alone is mostly noise
 _WHOLE = Handicap()
@@ -24,21 +23,15 @@ _WHOLE = Handicap()
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What local training gave: the prefix of the delta (new - base) and the device's own metrics.
+    """What local training gave: the vector to send, what the device keeps for itself, and its own metrics.
 
     `weight` is the number of examples behind it: what it counts is the aggregator's to say.
     """
 
-    delta: Vector
+    update: Vector
     weight: float
     metrics: dict[str, float]
-
-
-def make_optimizer(module: nn.Module, options: TrainOptions, rate: float) -> torch.optim.Optimizer:
-    """A fresh optimizer: its state never outlives a round."""
-    if options.adam:
-        return torch.optim.Adam(module.parameters(), lr=rate)
-    return torch.optim.SGD(module.parameters(), lr=rate, momentum=options.momentum)
+    kept: Kept = field(default_factory=dict)
 
 
 def batches(count: int, size: int, luck: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
@@ -53,73 +46,56 @@ def batches(count: int, size: int, luck: np.random.Generator) -> Iterator[npt.ND
             yield order[at : at + size]
 
 
-def train_step(
-    task: Task, module: nn.Module, optimizer: torch.optim.Optimizer, examples: Examples, clip: float
-) -> float:
-    """One minibatch: forward, backward, clip, step. Gives the loss before the step."""
-    loss = task.loss(module(examples.inputs), examples.targets)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if clip:
-        nn.utils.clip_grad_norm_(module.parameters(), clip)
-    optimizer.step()
-    return float(loss.detach())
-
-
-def train_tier(
-    task: Task,
-    model: TierModel,
-    base: Vector,
-    examples: Examples,
-    options: TrainOptions,
+def train_round(
+    method: Method,
+    job: Job,
     *,
-    round_number: int,
-    luck: Sequence[int],
+    own_test: Examples | None = None,
     handicap: Handicap = _WHOLE,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Trained:
-    """Train `model` from the prefix `base` on the device's examples for one round.
-
-    `luck` are whole numbers that, with `options.seed` and the round, start every random choice, so that a round is
-    repeatable. Raises `TrainingFailed` for data that is missing, for a loss that is not finite and for a model that
-    is not.
+    """Train for one round. With `own_test` the device's score on it is among the metrics, as `own/<metric>`.
+    Raises `TrainingFailed` for data that is missing, for a loss that is not finite and for a model that is not.
     """
-    if not len(examples):
+    task, options = job.models.task, job.options
+    if not len(job.examples):
         raise TrainingFailed("the device has no examples", where=f"task {task.name!r}", remedy="check its data")
     started, cpu_started = clock(), time.process_time()
-    seeds = np.random.SeedSequence([options.seed, round_number, *luck])
-    torch.manual_seed(int(seeds.generate_state(1)[0]))
-    model.put(base)
-    module = model.module.train()
-    optimizer = make_optimizer(module, options, options.rate_in(round_number))
-    chosen = batches(len(examples), options.batch, np.random.default_rng(seeds))
+    torch.manual_seed(int(job.seeds.generate_state(1)[0]))
+    stepper = method.begin(job)
+    chosen = batches(len(job.examples), options.batch, np.random.default_rng(job.seeds))
     losses: list[float] = []
+    taken: list[float] = []  # seconds of each step
     for step in range(options.steps):
         begun = clock()
         index = torch.from_numpy(next(chosen))
-        batch = Examples(examples.inputs[index], examples.targets[index])
-        losses.append(train_step(task, module, optimizer, batch, options.clip))
+        losses.append(stepper.step(Examples(job.examples.inputs[index], job.examples.targets[index])))
         if not np.isfinite(losses[-1]):
             raise TrainingFailed(
                 f"the loss is {losses[-1]} at step {step + 1} of {options.steps}",
                 where=f"task {task.name!r}",
                 remedy=f"lower the rate (now {options.rate}) or look at the device's data",
             )
+        taken.append(clock() - begun)
         if handicap.slowdown > 1.0:
-            sleep((handicap.slowdown - 1.0) * (clock() - begun))
-    delta = model.take() - base
-    if not np.isfinite(delta).all():
+            sleep((handicap.slowdown - 1.0) * taken[-1])
+    finished = stepper.finish()
+    if not np.isfinite(finished.update).all():
         raise TrainingFailed("the trained model is not finite", where=f"task {task.name!r}", remedy="lower the rate")
     metrics = {
         "loss_first": float(np.mean(losses[:_ENDS])),
         "loss_last": float(np.mean(losses[-_ENDS:])),
         "seconds": clock() - started,
         "cpu_s": time.process_time() - cpu_started,
-        "examples": float(len(examples)),
+        "examples": float(len(job.examples)),
         "steps": float(len(losses)),
+        "step_s": float(np.median(taken)) * handicap.slowdown,
+        **finished.metrics,
     }
-    return Trained(delta, float(len(examples)), metrics)
+    if own_test is not None and len(own_test):
+        metrics[f"own/{task.metric_name}"] = stepper.score(own_test)
+    return Trained(finished.update, float(len(job.examples)), metrics, finished.kept)
 
 
 def shard_luck(shard: str) -> tuple[int, ...]:

@@ -1,70 +1,113 @@
-"""A task's models cut into tiers: the layout, derived once, and modules that a flat prefix is written into."""
+"""A task's models as an algorithm lays them out: the layout, and modules that a tier's vector is written into."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from mhfl_mq.errors import LocalMisuse, TaskError, TrainingFailed
+from mhfl_mq.errors import LocalMisuse, TrainingFailed
+from mhfl_mq.families.plan import OWN, Cut, Plan
 from mhfl_mq.segments import Arrays, Layout, Packer, Tier, Vector
-from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
-from mhfl_mq.train.task import Task
+from mhfl_mq.train.derive import layout_arrays
+from mhfl_mq.train.layouts import Sizes, build_module, planned_layout
+from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["TaskModels", "TierModel", "arrays_of", "read_vector", "write_vector"]
 
 
-def arrays_of(module: nn.Module) -> Arrays:
+def arrays_of(module: nn.Module) -> dict[str, Vector]:
     """What the layout holds of a module, by name, as arrays that share the module's memory."""
     return {name: array.detach().numpy() for name, array in layout_arrays(module).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class TierModel:
-    """The model of one tier and the packer between it and its prefix."""
+    """The model of one tier, the algorithm's own arrays, and the packer between them and the tier's vector.
+
+    `own` are by name without the mark (`logits`), float32; `places` says where each lies in the tier's vector.
+    """
 
     module: nn.Module
     packer: Packer
+    tier: str
+    own: Mapping[str, Vector] = field(default_factory=dict)
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def put(self, prefix: Vector) -> None:
-        """Write a prefix (float32, the tier's length) into the module."""
-        self.packer.scatter(prefix, arrays_of(self.module))
+    def put(self, vector: Vector) -> None:
+        """Write the tier's vector (float32) into the module and the own arrays; what does not travel stays."""
+        self.packer.scatter(vector, self._arrays())
 
     def take(self) -> Vector:
-        """The module's prefix, in memory of its own."""
-        return self.packer.gather(arrays_of(self.module))
+        """The tier's vector, in memory of its own."""
+        return self.packer.gather(self._arrays())
+
+    def update(self, base: Vector) -> Vector:
+        """What the device sends: what the parameters gained since `base`, and its own arrays as they are."""
+        vector = self.take() - base
+        for name, (start, stop) in self.places.items():
+            vector[start:stop] = self.own[name].reshape(-1)
+        return vector
+
+    def _arrays(self) -> Arrays:
+        """Everything that a layout may name: a tier's private arrays are called `<tier>:<name>`."""
+        arrays = arrays_of(self.module)
+        private = {f"{self.tier}:{name}": array for name, array in arrays.items()}
+        return arrays | private | {OWN + name: array for name, array in self.own.items()}
 
 
 class TaskModels:
-    """All tiers of one task: derives the layout and builds models of its tiers. `tiers` are smallest first."""
+    """All tiers of one task under an algorithm's plan. `tiers` are smallest first.
 
-    def __init__(self, task: Task, tiers: Sequence[Tier]) -> None:
+    `public` are the task's public examples, where the plan needs them. Raises `LayoutError` for what cannot be cut,
+    `TaskError` for what the task lacks.
+    """
+
+    def __init__(
+        self, task: Task, tiers: Sequence[Tier], plan: Plan | None = None, public: Examples | None = None
+    ) -> None:
         self.task = task
         self.tiers = tuple(tiers)
-        sample = task.sample() if task.sample is not None else None
-        self.layout: Layout = derive_layout(task.model, self.tiers, sample=sample, annotations=task.annotations)
+        self.plan = plan or Plan()
+        self.public = public
+        self.layout: Layout
+        self.sizes: Sizes
+        self.layout, self.sizes = planned_layout(task, self.tiers, self.plan, public)
         self._packers: dict[int, Packer] = {}
 
     def build(self, tier: int) -> TierModel:
-        """A new model of a tier (an index), with torch's own initial values."""
+        """A new model of a tier (an index), with torch's own initial values and own arrays of zeros."""
         if not 0 <= tier < len(self.tiers):
             raise LocalMisuse(f"tier {tier}: there are {len(self.tiers)}")
         if tier not in self._packers:
             self._packers[tier] = Packer(self.layout, tier)
-        shape = TierShape(self.tiers[tier].width, self.tiers[tier].depth)
-        try:
-            module = self.task.model(shape)
-        except Exception as error:
-            what = f"its model of {shape} cannot be built: {type(error).__name__}: {error}"
-            raise TaskError(what, where=f"task {self.task.name!r}") from error
-        return TierModel(module, self._packers[tier])
+        own, places = {}, {}
+        for parameter in self.layout.parameters:
+            shape = self.layout.shape(parameter, tier)
+            if parameter.name.startswith(OWN) and shape is not None:
+                name = parameter.name.removeprefix(OWN)
+                own[name] = np.zeros(shape, np.float32)
+                places[name] = self.layout.place(parameter.name, tier)
+        module = build_module(self.task, self.tiers, tier, self.plan)
+        return TierModel(module, self._packers[tier], self.tiers[tier].name, own, places)
 
     def initial(self, seed: int) -> Vector:
-        """The full model before any training (float32), the same for the same seed on the same torch."""
-        torch.manual_seed(seed)
-        return self.build(len(self.tiers) - 1).take()
+        """Everything before any training (float32, the layout's total), the same for the same seed and torch.
+
+        Where tiers share coordinates, they are those of the largest tier.
+        """
+        flat = np.zeros(self.layout.total, np.float32)
+        nested = self.plan.cut is Cut.NESTED and not self.plan.private_last
+        for tier in range(len(self.tiers) - 1 if nested else 0, len(self.tiers)):
+            torch.manual_seed(seed)
+            vector = self.build(tier).take()
+            start = 0
+            for low, high in self.layout.runs[tier]:
+                flat[low:high] = vector[start : start + high - low]
+                start += high - low
+        return flat
 
 
 def read_vector(paths: Sequence[Path], length: int) -> Vector:

@@ -14,27 +14,27 @@ Neither holds the fixed cost of the interpreter with torch (200 to 350 MB), whic
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mhfl_mq.errors import TrainingFailed
-from mhfl_mq.train.loop import make_optimizer, train_step
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.options import Handicap, TrainOptions
+from mhfl_mq.train.steps.base import Job, Method, Stepper
 from mhfl_mq.train.task import Examples
 
 __all__ = ["Cost", "probe_tier"]
 
-WARM_UP: Final = 2
-"""Steps before the clock counts: the first ones allocate, choose kernels and fill caches."""
-FEWEST_STEPS: Final = 5
-MOST_STEPS: Final = 50
+CYCLE: Final = 4
+"""Steps that are measured one by one: an algorithm's steps may differ, as those that train one block after the other.
+The first cycle, which allocates, chooses kernels and fills caches, is counted but not timed."""
+FEWEST_CYCLES: Final = 2
+MOST_CYCLES: Final = 12
 BUDGET_S: Final = 0.5
 """Seconds of measured steps per tier: with three tiers a probe stays near two seconds."""
 RESIDENT_NOISE: Final = 16 * 1024 * 1024
@@ -54,15 +54,17 @@ class Cost:
 
 
 def probe_tier(
+    method: Method,
     models: TaskModels,
     tier: int,
     examples: Examples,
     options: TrainOptions,
     *,
+    numbers: Mapping[str, float] | None = None,
     handicap: Handicap = _WHOLE,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Cost:
-    """Build the tier and train it for a moment on the device's own examples; nothing of it is kept.
+    """Train the tier for a moment on the device's own examples, as the algorithm does it; nothing of it is kept.
 
     Raises `TrainingFailed` when the tier does not run here, or needs more than the handicap's memory.
     """
@@ -70,18 +72,26 @@ def probe_tier(
     size = min(options.batch, len(examples))
     # A copy: a view would make autograd hold, and the count show, all of the device's data.
     batch = Examples(examples.inputs[:size].clone(), examples.targets[:size].clone())
+    short = replace(options, steps=CYCLE)
+
+    def begin(of: int) -> Stepper:
+        base = models.layout.take(models.initial(0), of).copy()
+        return method.begin(Job(models, of, base, examples, short, dict(numbers or {}), round_number=1))
+
     try:
-        _settle(models, batch, options)
+        begin(0).step(batch)  # what torch loads and allocates at its first step is no tier's cost
         before = _resident("VmRSS", reset_peak=True)
-        module = models.build(tier).module.train()
-        optimizer = make_optimizer(module, options, options.rate)
-        with _counting(module) as kept:
-            train_step(models.task, module, optimizer, batch, options.clip)
-        step_s = _usual_step(lambda: train_step(models.task, module, optimizer, batch, options.clip), clock)
+        stepper = begin(tier)
+        peak = 0
+        for _ in range(CYCLE):
+            with _counting(stepper) as kept:
+                stepper.step(batch)
+            peak = max(peak, sum(tensor.nbytes for tensor in stepper.tensors()) + kept.bytes)
+        step_s = _usual_step(lambda: begin(tier), batch, clock)
     except (RuntimeError, MemoryError) as error:
         told = str(error).strip().split("\n", 1)[0]
         raise TrainingFailed(f"{type(error).__name__}: {told}", where=f"tier {name!r}") from error
-    counted = _held(module, optimizer) + kept.bytes + batch.inputs.nbytes + batch.targets.nbytes
+    counted = peak + batch.inputs.nbytes + batch.targets.nbytes
     growth = _resident("VmHWM") - before
     peak = max(counted, growth) if growth > RESIDENT_NOISE else counted
     if handicap.memory_bytes and peak > handicap.memory_bytes:
@@ -91,25 +101,22 @@ def probe_tier(
     return Cost(step_s * handicap.slowdown, peak)
 
 
-def _settle(models: TaskModels, batch: Examples, options: TrainOptions) -> None:
-    """Train the smallest tier for one step: what torch loads and allocates at its first step is no tier's cost."""
-    module = models.build(0).module.train()
-    train_step(models.task, module, make_optimizer(module, options, options.rate), batch, options.clip)
+def _usual_step(begin: Callable[[], Stepper], batch: Examples, clock: Callable[[], float]) -> float:
+    """Mean over a cycle's steps of each step's usual seconds (the lower quartile over the cycles measured).
 
-
-def _usual_step(step: Callable[[], float], clock: Callable[[], float]) -> float:
-    """The lower quartile of a step's seconds: neighbours on a machine make steps longer, never shorter.
-
-    Measures at least FEWEST_STEPS, then until BUDGET_S or MOST_STEPS.
+    Neighbours on a machine make steps longer, never shorter. Measures at least FEWEST_CYCLES, then until BUDGET_S or
+    MOST_CYCLES.
     """
-    for _ in range(WARM_UP):
-        step()
-    taken: list[float] = []
-    while len(taken) < FEWEST_STEPS or (len(taken) < MOST_STEPS and sum(taken) < BUDGET_S):
-        begun = clock()
-        step()
-        taken.append(clock() - begun)
-    return max(statistics.quantiles(taken, n=4)[0], 1e-9)
+    taken: list[list[float]] = [[] for _ in range(CYCLE)]
+    spent = 0.0
+    while len(taken[0]) < FEWEST_CYCLES or (len(taken[0]) < MOST_CYCLES and spent < BUDGET_S):
+        stepper = begin()
+        for of_step in taken:
+            begun = clock()
+            stepper.step(batch)
+            of_step.append(clock() - begun)
+            spent += of_step[-1]
+    return max(statistics.fmean(statistics.quantiles(of_step, n=4)[0] for of_step in taken), 1e-9)
 
 
 @dataclass(slots=True)
@@ -118,11 +125,10 @@ class _Kept:
 
 
 @contextlib.contextmanager
-def _counting(module: nn.Module) -> Iterator[_Kept]:
-    """Counts the bytes that autograd keeps for the backward pass, without the module's own; shared memory once."""
+def _counting(stepper: Stepper) -> Iterator[_Kept]:
+    """Counts the bytes that autograd keeps for the backward pass, without what lives anyway; shared memory once."""
     kept = _Kept()
-    own = (*module.parameters(), *module.buffers())
-    seen: dict[int, Tensor] = {tensor.untyped_storage().data_ptr(): tensor for tensor in own}
+    seen: dict[int, Tensor] = {tensor.untyped_storage().data_ptr(): tensor for tensor in stepper.tensors()}
 
     def pack(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
@@ -133,14 +139,6 @@ def _counting(module: nn.Module) -> Iterator[_Kept]:
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept
-
-
-def _held(module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of parameters, buffers, gradients and the optimizer's state."""
-    total = sum(p.nbytes + (p.grad.nbytes if p.grad is not None else 0) for p in module.parameters())
-    total += sum(b.nbytes for b in module.buffers())
-    states = optimizer.state.values()
-    return total + sum(v.nbytes for state in states for v in state.values() if isinstance(v, Tensor))
 
 
 def _resident(field: str, *, reset_peak: bool = False) -> int:

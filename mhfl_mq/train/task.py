@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +22,8 @@ from mhfl_mq.errors import MhflError, TaskError
 from mhfl_mq.segments import Axis
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor, nn
 
     from mhfl_mq.train.derive import TierShape
@@ -48,6 +50,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def pick(self, index: "npt.NDArray[np.int64]") -> "Examples":
+        """The examples of these numbers."""
+        import torch
+
+        chosen = torch.from_numpy(index)
+        return Examples(self.inputs[chosen], self.targets[chosen])
+
 
 def cross_entropy(outputs: "Tensor", targets: "Tensor") -> "Tensor":
     """Mean cross-entropy of class scores (n, classes) against class numbers (n,): the default loss."""
@@ -71,6 +80,11 @@ class Task:
     `sample()` gives one small batch of model inputs, sequences of at least 2 entries: with it the layout is derived by
     following the data, and checked (float values do not matter, integers do).
     `annotations` say how arrays are cut that the derivation cannot understand. All devices need the same of both.
+    `public_data(folder)` gives public examples that all sides have, the same everywhere (targets may be dummies):
+    distillation exchanges what models say of them. `local_test(shard, folder)` gives a device's own test examples, on
+    which it reports its score where the aggregator has no whole model of it; without it a part of its training
+    examples is held out. `architectures` are unrelated models by name: a tier of the policy names one.
+    `head` is the name of the module that makes the scores; empty: the last one with weights that runs.
     `loss` gives a scalar tensor to minimise; `metric` a number in which more is better, shown as `metric_name`.
     """
 
@@ -83,6 +97,10 @@ class Task:
     loss: "Callable[[Tensor, Tensor], Tensor]" = cross_entropy
     metric: "Callable[[Tensor, Tensor], float]" = accuracy
     metric_name: str = "accuracy"
+    public_data: Callable[[Path | None], Examples] | None = None
+    local_test: Callable[[str, Path | None], Examples] | None = None
+    architectures: "Mapping[str, Callable[[], nn.Module]]" = field(default_factory=dict)
+    head: str = ""
 
     def __post_init__(self) -> None:
         for name in ("model", "device_data", "loss", "metric"):
@@ -183,7 +201,7 @@ def _checked(found: object, name: str) -> Task:
     if isinstance(found, Task):
         return found
     needed = ("name", "model", "device_data")
-    lacks = [field.name for field in fields(Task) if field.name in needed and not hasattr(found, field.name)]
+    lacks = [one.name for one in fields(Task) if one.name in needed and not hasattr(found, one.name)]
     told = f"it lacks {', '.join(lacks)}" if lacks else "it is of another class"
     raise TaskError(
         f"a {type(found).__name__} is no task: {told}",

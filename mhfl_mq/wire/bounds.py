@@ -17,6 +17,7 @@ __all__ = [
     "MAX_INT",
     "MAX_NUMBERS",
     "MAX_RANGES",
+    "MAX_SEGMENTS",
     "MAX_TIERS",
     "MIN_CHUNK",
     "Blob",
@@ -33,12 +34,15 @@ __all__ = [
     "Label",
     "Length",
     "MaybeDigest",
+    "MaybeName",
     "Name",
     "NonNegative",
     "Number",
     "OneOf",
     "Pattern",
     "Positive",
+    "SegmentIndex",
+    "SegmentIndices",
     "Text",
     "TierIndex",
     "Words",
@@ -62,6 +66,8 @@ MAX_INT: Final = 2**63 - 1
 """Of every counter: what SQLite keeps."""
 MAX_TIERS: Final = 32
 """Tiers of a federation: a tier halves or so the one above, and 32 halvings leave nothing."""
+MAX_SEGMENTS: Final = 32
+"""Segments of a version: one for each of the most tiers, or two for each of 16."""
 MAX_RANGES: Final = 64
 """Ranges of one `Pull`: eight windows of eight single chunks."""
 MAX_NUMBERS: Final = 64
@@ -137,12 +143,15 @@ _NAME = r"[A-Za-z0-9_.:/+-]"
 Count = Annotated[int, Ints(0, MAX_INT)]
 Number = Annotated[int, Ints(1, MAX_INT)]
 TierIndex = Annotated[int, Ints(0, MAX_TIERS - 1)]
+SegmentIndex = Annotated[int, Ints(0, MAX_SEGMENTS - 1)]
+SegmentIndices = Annotated[tuple[SegmentIndex, ...], Items(0, MAX_SEGMENTS)]
 ChunkSize = Annotated[int, Ints(MIN_CHUNK, MAX_CHUNK)]
 ChunkIndex = Annotated[int, Ints(0, MAX_CHUNKS)]
 NonNegative = Annotated[float, Floats(0.0)]
 Positive = Annotated[float, Floats(0.0, above=True)]
 Id = Annotated[str, Pattern(r"[A-Za-z0-9_-]{1,64}", "1 to 64 of A-Z a-z 0-9 _ -")]
 Name = Annotated[str, Pattern(_NAME + "{1,64}", "1 to 64 of A-Z a-z 0-9 _ . : / + -")]
+MaybeName = Annotated[str, Pattern(_NAME + "{0,64}", "0 to 64 of A-Z a-z 0-9 _ . : / + -")]
 Label = Annotated[str, Pattern(_NAME + "{0,128}", "0 to 128 of A-Z a-z 0-9 _ . : / + -")]
 Digest = Annotated[str, Pattern(r"[0-9a-f]{64}", _SHA256)]
 MaybeDigest = Annotated[str, Pattern(r"(?:[0-9a-f]{64})?", f"{_SHA256}, or empty")]

@@ -3,7 +3,9 @@
 Direction and topic of each message stand in its docstring; `mhfl_mq.wire.topics` builds the topics. A field's
 bounds stand in its annotation (`mhfl_mq.wire.bounds`) and are checked when the message is encoded (by us:
 `LocalMisuse`) and when it is decoded (by a peer: `PeerFault`); a rule between fields stands in
-`mhfl_mq.wire.schema`. Times are seconds, sizes are bytes, digests are lower-case hexadecimal SHA-256 unless said.
+`mhfl_mq.wire.schema`. Fields that a class names as `added` came later: they are left out of a frame when they have
+their default, so that older frames keep their meaning and every message has one form. Times are seconds, sizes are
+bytes, digests are lower-case hexadecimal SHA-256 unless said.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Annotated, ClassVar
 from mhfl_mq.wire.bounds import (
     MAX_NUMBERS,
     MAX_RANGES,
+    MAX_SEGMENTS,
     MAX_TIERS,
     Blob,
     ChunkIndex,
@@ -25,11 +28,14 @@ from mhfl_mq.wire.bounds import (
     Items,
     Label,
     MaybeDigest,
+    MaybeName,
     Name,
     NonNegative,
     Number,
     OneOf,
     Positive,
+    SegmentIndex,
+    SegmentIndices,
     Text,
     TierIndex,
 )
@@ -86,12 +92,23 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class TierSpec:
-    """One tier of the federation, as a device needs it to build its model and to be measured."""
+    """One tier of the federation, as a device needs it to build its model and to be measured.
 
+    `architecture` names a model of its own; empty: the task's model. `segments` are the numbers of those that the tier
+    holds, ascending; empty: it is a prefix, of the segments 0 to its own index.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ("architecture", "segments")
     name: Id
     width: Positive
     depth: Count  # 0: all blocks
-    length: Number  # coordinates of the tier's prefix
+    length: Number  # coordinates that the tier holds
+    architecture: MaybeName = ""
+    segments: SegmentIndices = ()
+
+    def holds(self, index: int) -> tuple[int, ...]:
+        """The segments of this tier, which is that of this index."""
+        return self.segments or tuple(range(index + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +229,7 @@ class ManifestNote:
     """
 
     kind: ClassVar[str] = "manifest"
-    segment: TierIndex
+    segment: SegmentIndex
     manifest: Manifest
     inline: Inline = b""
 
@@ -222,14 +239,22 @@ class ManifestNote:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Asks a device to build every tier of the task, to check the layout, and to measure what each costs."""
+    """Asks a device to build every tier of the task, to check the layout, and to measure what each costs.
+
+    `algorithm` and `options` (its own and training's numbers) say what a step of training is. `public` is the SHA-256
+    of the public set as the aggregator has it; empty: the algorithm uses none.
+    """
 
     kind: ClassVar[str] = "survey"
+    added: ClassVar[tuple[str, ...]] = ("algorithm", "options", "public")
     epoch: Count
     task: Name
     layout: Digest
     tiers: Annotated[tuple[TierSpec, ...], Items(1, MAX_TIERS)]
     batch: Number
+    algorithm: MaybeName = ""
+    options: Numbers = field(default_factory=dict)
+    public: MaybeDigest = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,21 +280,24 @@ class Refuse:
 class Offer:
     """An invitation to one round: which segments to start from, how to train, and by when.
 
-    `segments` are the blob ids of segments 0..tier of version `base`. `options` are the algorithm's numbers
-    (steps, batch, rate, seed, ...), `deadline_s` counts from the offer's arrival.
+    `segments` are the blob ids of the tier's segments of version `base`, `holds` their numbers, ascending; empty: the
+    segments 0..tier. `options` are the algorithm's numbers (steps, batch, rate, seed, ...), `deadline_s` counts from
+    the offer's arrival.
     """
 
     kind: ClassVar[str] = "offer"
+    added: ClassVar[tuple[str, ...]] = ("holds",)
     round: Count
     base: Count
     tier: TierIndex
     layout: Digest
-    segments: Annotated[tuple[Blob, ...], Items(1, MAX_TIERS)]
+    segments: Annotated[tuple[Blob, ...], Items(1, MAX_SEGMENTS)]
     algorithm: Name
     options: Numbers
     stages: Annotated[tuple[Name, ...], Items(0, MAX_TIERS)]
     policy: Label
     deadline_s: NonNegative
+    holds: SegmentIndices = ()
 
 
 class Verdict:
@@ -312,7 +340,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Retained on `srv/head`: the version that devices follow, and its segments' blob ids, smallest tier first.
+    """Retained on `srv/head`: the version that devices follow, and its segments' blob ids by their numbers.
 
     A rollback is a newer version that points at older segments.
     """
@@ -321,7 +349,7 @@ class Head:
     epoch: Count
     version: Count
     layout: Digest
-    segments: Annotated[tuple[Blob, ...], Items(1, MAX_TIERS)]
+    segments: Annotated[tuple[Blob, ...], Items(1, MAX_SEGMENTS)]
 
 
 Message = (

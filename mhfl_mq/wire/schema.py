@@ -1,19 +1,21 @@
 """Plain msgpack values <-> typed messages: one pair of functions for each class, made once from its annotations.
 
 `load` accepts exactly what the annotations allow (exact types, exact field set in the declared order, sorted
-dict keys) and `dump` gives exactly that, so each message has one form. Two things are forgiven to our own side:
+dict keys) and `dump` gives exactly that, so each message has one form. Fields that a class names as `added` are there
+exactly when they differ from their default. Two things are forgiven to our own side:
 an `int` where a float is declared becomes the float, and free text is made printable and cut to length, since
 a reason that comes from an exception must not keep its message from being sent.
 """
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 from mhfl_mq.wire.blobs import fault_in_inline, fault_in_manifest
 from mhfl_mq.wire.bounds import Floats, Ints, Items, Length, OneOf, Pattern, Words
-from mhfl_mq.wire.messages import Manifest, ManifestNote, Offer, Pull, UpdateReady
+from mhfl_mq.wire.messages import Manifest, ManifestNote, Offer, Pull, TierSpec, UpdateReady
 
 __all__ = ["Shape", "Wrong", "says", "shape_of"]
 
@@ -55,10 +57,19 @@ def _inline_rule(message: UpdateReady | ManifestNote) -> str:
     return ""
 
 
+def _ascending(numbers: tuple[int, ...]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(numbers))
+
+
+def _tier_rule(tier: TierSpec) -> str:
+    return "" if _ascending(tier.segments) else f"segments {tier.segments} are not ascending"
+
+
 def _offer_rule(offer: Offer) -> str:
-    if len(offer.segments) != offer.tier + 1:
-        return f"has {len(offer.segments)} segments, tier {offer.tier} needs {offer.tier + 1}"
-    return ""
+    needed = len(offer.holds) or offer.tier + 1
+    if len(offer.segments) != needed:
+        return f"has {len(offer.segments)} segments, tier {offer.tier} needs {needed}"
+    return "" if _ascending(offer.holds) else f"holds {offer.holds} is not ascending"
 
 
 def _pull_rule(pull: Pull) -> str:
@@ -77,6 +88,7 @@ RULES: Final[dict[type, Callable[[Any], str]]] = {
     UpdateReady: _inline_rule,
     ManifestNote: _inline_rule,
     Offer: _offer_rule,
+    TierSpec: _tier_rule,
     Pull: _pull_rule,
 }
 
@@ -278,17 +290,24 @@ def shape_of(cls: type) -> Shape:
     loads = [(name, shape.load) for name, shape in shapes]
     dumps = [(name, shape.dump) for name, shape in shapes]
     rule = RULES.get(cls)
+    added = getattr(cls, "added", ())
+    absent = {one.name: _default(one) for one in fields(cls) if one.name in added}
 
     def load(value: object) -> Any:
         if type(value) is not dict:
             raise Wrong(f"is {_name(value)}, not a map")
-        if tuple(value) != names:
-            raise Wrong(_other_fields(names, value))
+        if tuple(value) != names and tuple(value) != tuple(n for n in names if n in value or n not in absent):
+            raise Wrong(_other_fields(tuple(n for n in names if n in value or n not in absent), value))
         name = ""
         found = []
         try:
             for name, convert in loads:
+                if name in absent and name not in value:
+                    found.append(absent[name]())
+                    continue
                 found.append(convert(value[name]))
+                if name in absent and found[-1] == absent[name]():
+                    raise Wrong("has its default, and is left out then")
         except Wrong as wrong:
             raise wrong.under(name) from None
         made = cls(*found)
@@ -303,7 +322,10 @@ def shape_of(cls: type) -> Shape:
         made = {}
         try:
             for name, convert in dumps:
-                made[name] = convert(getattr(value, name))
+                one = getattr(value, name)
+                made[name] = convert(one)
+                if name in absent and one == absent[name]():
+                    del made[name]
         except Wrong as wrong:
             raise wrong.under(name) from None
         if rule is not None and (fault := rule(value)):
@@ -311,6 +333,15 @@ def shape_of(cls: type) -> Shape:
         return made
 
     return Shape(load, dump, f"`{cls.__name__}`")
+
+
+def _default(one: Field[Any]) -> Callable[[], Any]:
+    """What makes a field's default; a field that was added without one is a mistake in the message."""
+    if one.default_factory is not MISSING:
+        return one.default_factory
+    if one.default is MISSING:
+        raise TypeError(f"the added field {one.name!r} has no default")
+    return lambda: one.default
 
 
 _SCALARS: Final[dict[type, Callable[[Any], Shape]]] = {

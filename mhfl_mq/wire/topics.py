@@ -17,12 +17,13 @@ level of its own: the broker's ACL binds it to the credentials, so the id in a t
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from mhfl_mq.errors import LocalMisuse, PeerFault
-from mhfl_mq.wire.bounds import MAX_TIERS
+from mhfl_mq.wire.bounds import MAX_SEGMENTS
 
 __all__ = ["DEFAULT_ROOT", "TREE_VERSION", "Place", "Topics", "What", "check_id", "is_id"]
 
@@ -128,8 +129,8 @@ class Topics:
         return self._device(device, "out/chunk")
 
     def _segment(self, segment: int, tail: str) -> str:
-        if not 0 <= segment < MAX_TIERS:
-            raise LocalMisuse(f"segment {segment}", remedy=f"a federation has at most {MAX_TIERS}, numbered from 0")
+        if not 0 <= segment < MAX_SEGMENTS:
+            raise LocalMisuse(f"segment {segment}", remedy=f"a federation has at most {MAX_SEGMENTS}, numbered from 0")
         return f"{self.prefix}seg/{segment}/{tail}"
 
     def _device(self, device: str, tail: str) -> str:
@@ -149,7 +150,7 @@ class Topics:
                 if not owner:
                     return Place(what)
                 if what in (What.MANIFEST, What.CAROUSEL):
-                    if _SEGMENT.fullmatch(owner) and int(owner) < MAX_TIERS:
+                    if _SEGMENT.fullmatch(owner) and int(owner) < MAX_SEGMENTS:
                         return Place(what, segment=int(owner))
                 elif is_id(owner):
                     return Place(what, device=owner)
@@ -171,10 +172,13 @@ class Topics:
             (self.repair(device), 1),
         ]
 
-    def tier_filters(self, tier: int) -> list[tuple[str, int]]:
-        """(filter, QoS) that a device of this tier adds: manifests, and carousels at QoS 0 (what is lost is pulled)."""
-        segments = range(tier + 1)
-        return [(self.manifest(k), 1) for k in segments] + [(self.carousel(k), 0) for k in segments]
+    def tier_filters(self, segments: Iterable[int]) -> list[tuple[str, int]]:
+        """(filter, QoS) that a device whose tier holds these segments adds: their manifests, and carousels.
+
+        Carousels are of QoS 0: what is lost is pulled.
+        """
+        held = tuple(segments)
+        return [(self.manifest(k), 1) for k in held] + [(self.carousel(k), 0) for k in held]
 
     # ---- access control ----
 

@@ -121,6 +121,23 @@ def test_the_rule_that_decided_a_tier_is_the_one_that_is_shown(mhfl: Any, state:
     assert bob.endswith("large.step: 2 ms is within 2 s")
 
 
+def test_what_compacting_saved_and_lost_is_shown(mhfl: Any, state: Path) -> None:
+    assert "last updates" not in mhfl("status", "--state", state).out
+    with Store(state, now) as store:
+        store.apply([RoundOpened(2, 1, "p", 1, (("ada", 0), ("bob", 1)))])
+        said = {"change": 0.0123, "error": 0.00789, "saved_bytes": 120_000.0}
+        store.apply([UpdateCounted(2, "bob", 1, "c", 160, 1.0, {**said, "loss": 1.0})])
+    made = board(state, now())
+    made._saved = 120_000.0
+    made.write()
+    facts = json.loads(mhfl("status", "--state", state, "--json").out)
+    assert {one["device"]: one["compacting"] for one in facts["devices"]} == {"ada": {}, "bob": said}
+    text = mhfl("status", "--state", state).out
+    lines = text.splitlines()
+    assert lines[lines.index("last updates") + 3].split() == ["bob", "1.230%", "0.789%", "120", "kB"]
+    assert "bytes: up 0 B (120 kB saved by compacting), down 0 B" in text
+
+
 def test_bytes_are_shown_in_units(mhfl: Any, state: Path) -> None:
     made = board(state, now())
     made._unicast = 962_624

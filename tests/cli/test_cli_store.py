@@ -38,6 +38,7 @@ def evaluated(accuracies: Iterator[float]) -> dict[str, float]:
     from torch import nn, zeros  # late: most tests here need none of it
 
     from mhfl_mq.train.evaluate import evaluate_tiers
+    from mhfl_mq.train.steps.plain import Plain
     from mhfl_mq.train.task import Examples, Task
 
     class Models:
@@ -49,7 +50,7 @@ def evaluated(accuracies: Iterator[float]) -> dict[str, float]:
 
     nothing = Examples(zeros(1, 1), zeros(1))
     models: Any = Models()
-    return evaluate_tiers(models, np.zeros(SIZE, np.float32), nothing)
+    return evaluate_tiers(Plain(), models, np.zeros(SIZE, np.float32), nothing)
 
 
 @pytest.fixture

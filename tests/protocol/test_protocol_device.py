@@ -176,15 +176,15 @@ def test_a_new_device_joins_from_hello_to_its_tier() -> None:
         CancelTimer(Timer.HELLO),
         CancelTimer(Timer.CAPABILITY),
         CancelTimer(Timer.RETRY),
-        SaveState(replace(KNOWN, last_round=0)),
-        Follow(0),
+        SaveState(replace(KNOWN, last_round=0, step_told=0.1)),
+        Follow((0,)),
     ]
     assert standing(machine) is Standing.READY
 
 
 def test_a_known_device_says_what_it_knows_and_may_be_assigned_at_once() -> None:
     machine = device(KNOWN)
-    assert after(machine, Started()) == [Follow(0)]
+    assert after(machine, Started()) == [Follow((0,))]
     assert said(after(machine, Connected(9, 100_000))) == [Hello(9, "wind", "mhfl-mq/test", LAYOUT, 6)]
     effects = after(machine, Assign(4, 0, "fits"))
     assert effects == [CancelTimer(Timer.HELLO), CancelTimer(Timer.CAPABILITY), CancelTimer(Timer.RETRY)]
@@ -412,7 +412,7 @@ def test_a_round_from_the_offer_to_the_receipt_saves_before_it_says() -> None:
     assert after(machine, TRAINED) == [SaveState(finished), CancelTimer(Timer.DEADLINE), Say(READY), AGAIN]
     assert work(machine) is WorkState.SENDING
     assert after(machine, Receipt(7, Verdict.COUNTED, "")) == [
-        SaveState(replace(KNOWN, last_round=7)),
+        SaveState(replace(KNOWN, last_round=7, counted=7)),
         CancelTimer(Timer.RESEND),
         ForgetUpdate(7),
     ]
@@ -448,7 +448,16 @@ def test_every_receipt_ends_the_round(verdict: str) -> None:
     effects = after(machine, Receipt(7, verdict, "holds NaN"))
     shown = ["the update of round 7 was refused: holds NaN"] if verdict == Verdict.REFUSED else []
     assert alarms(effects) == shown
-    assert machine.saved == replace(KNOWN, last_round=7)
+    counts = verdict in (Verdict.COUNTED, Verdict.DUPLICATE)
+    assert machine.saved == replace(KNOWN, last_round=7, counted=7 if counts else 0)
+
+
+def test_an_update_that_was_counted_in_a_round_that_came_to_nothing_was_not_used() -> None:
+    machine = sending()
+    after(machine, Receipt(7, Verdict.COUNTED, ""))
+    assert after(machine, Close(6, "aborted", 3), Close(7, "committed", 4)) == []
+    assert machine.saved.counted == 7
+    assert after(machine, Close(7, "aborted", 3)) == [SaveState(replace(KNOWN, last_round=7))]
 
 
 @pytest.mark.parametrize(
@@ -485,6 +494,8 @@ def test_what_is_said_about_a_round_to_an_idle_device_changes_nothing(message: M
         ({"round": 5}, "over"),
         ({"layout": digest("other")}, "layout"),
         ({"tier": 1}, "tier"),
+        ({"holds": (1,)}, "segments"),
+        ({"holds": (0, 1)}, "segments"),
         ({"stages": ("clip", "noise")}, "stages"),
     ],
 )
@@ -595,7 +606,7 @@ def test_another_tier_ends_the_work_for_the_old_one() -> None:
     effects = after(machine, Assign(4, 1, "faster now"))
     assert effects[3:] == [
         SaveState(replace(KNOWN, tier=1, offer=OFFER)),
-        Follow(1),
+        Follow((0, 1)),
         SaveState(replace(KNOWN, tier=1, last_round=7)),
         CancelTimer(Timer.DEADLINE),
         StopTraining(7),
@@ -606,19 +617,52 @@ def test_another_tier_ends_the_work_for_the_old_one() -> None:
     ]
 
 
+APART = replace(
+    KEPT_SURVEY, tiers=(replace(TIERS[0], segments=(0, 2)), replace(TIERS[1], segments=(0, 1, 3)), *TIERS[2:])
+)
+
+
+def test_a_device_follows_the_segments_that_its_tier_holds_also_after_a_restart() -> None:
+    machine = connected()
+    after(machine, replace(APART, epoch=4), Probed(ABLE))
+    assert Follow((0, 2)) in after(machine, Assign(4, 0, "fits"))
+    saved = machine.saved
+    assert saved.survey == APART
+    assert after(device(saved), Started()) == [Follow((0, 2))]
+    assert Follow((0, 1, 3)) in after(machine, Assign(4, 1, "faster now"))
+
+
+def test_a_tier_beyond_the_survey_is_taken_for_a_prefix() -> None:
+    assert replace(KNOWN, tier=5).segments == (0, 1, 2, 3, 4, 5)
+    assert replace(KNOWN, survey=None).segments == (0,)
+    assert NEW.segments == ()
+
+
+def test_an_offer_of_the_tiers_own_segments_is_taken_and_one_of_others_is_declined() -> None:
+    machine = device(replace(KNOWN, survey=APART))
+    after(machine, Started(), Connected(2, 0))
+    for number, holds in ((7, ()), (8, (0, 1)), (9, (0, 1, 2))):
+        offer = replace(OFFER, round=number, holds=holds, segments=(digest("segment"),) * max(1, len(holds)))
+        (declined,) = said(after(machine, offer))
+        assert isinstance(declined, Decline)
+        assert declined.code == "segments"
+    offer = replace(OFFER, round=10, holds=(0, 2), segments=(digest("segment 0"), digest("segment 2")))
+    assert said(after(machine, offer)) == [Accept(10)]
+
+
 # ---- restarts -------------------------------------------------------------------------------------------------
 
 
 def test_a_restart_during_training_trains_the_same_offer_again() -> None:
     machine = device(replace(KNOWN, offer=OFFER))
-    assert after(machine, Started()) == [Follow(0), SetTimer(Timer.DEADLINE, 60.0), FetchSegments(OFFER)]
+    assert after(machine, Started()) == [Follow((0,)), SetTimer(Timer.DEADLINE, 60.0), FetchSegments(OFFER)]
     assert said(after(machine, Connected(2, 0))) == [Hello(2, "wind", "mhfl-mq/test", LAYOUT, 7)]
 
 
 def test_a_restart_with_a_finished_update_sends_it_and_does_not_train() -> None:
     saved = replace(KNOWN, offer=OFFER, update=MANIFEST, weight=2.0, metrics={"loss": 0.5})
     machine = device(saved)
-    assert after(machine, Started()) == [Follow(0)]
+    assert after(machine, Started()) == [Follow((0,))]
     assert work(machine) is WorkState.SENDING
     assert replace(READY, inline=b"") in said(after(machine, Connected(2, 0)))
 

@@ -1,6 +1,6 @@
 """The federation machine, event by event: its start, its rounds, the head, and what it makes of bad messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -50,7 +50,7 @@ from mhfl_mq.protocol.records import (
     UpdateCounted,
     VersionAdded,
 )
-from mhfl_mq.protocol.rules import Rules
+from mhfl_mq.protocol.rules import Candidate, Rules, Upload
 from mhfl_mq.protocol.states import FederationState
 from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules, manifest_of
 from mhfl_mq.wire.messages import (
@@ -516,12 +516,108 @@ def test_claims_of_devices_that_never_join_take_no_memory_for_ever() -> None:
 def test_an_update_of_a_round_that_is_over_is_late() -> None:
     bench = Bench().merging()
     bench.after(Merged(7, digest("model 1"), {}))
-    effects = bench.after(("ada", ready("ada")))
+    effects = bench.after(("cyd", ready("cyd")))
     assert effects == [
-        Persist(entries=(Entry("update.late", {"round": 7, "device": "ada"}),)),
-        Tell("ada", Receipt(7, Verdict.LATE, "round 7 is over")),
+        Persist(entries=(Entry("update.late", {"round": 7, "device": "cyd"}),)),
+        Tell("cyd", Receipt(7, Verdict.LATE, "round 7 is over")),
     ]
-    assert bench.after(("ada", ready("ada"))) == effects[1:]
+    assert bench.after(("cyd", ready("cyd"))) == effects[1:]
+
+
+def test_a_device_that_lost_its_receipt_hears_that_its_update_is_in_the_head() -> None:
+    bench = Bench().merging()
+    bench.after(Merged(7, digest("model 1"), {}))
+    duplicate = [Tell("ada", Receipt(7, Verdict.DUPLICATE, ""))]
+    assert bench.after(("ada", ready("ada"))) == duplicate
+    closed = RoundClosed(7, "committed", "", 1)
+    saved = replace(SAVED, last_round=7, last_closed=closed, latest=(counted("ada"), counted("bob")))
+    restarted = Bench(saved)
+    restarted.after(Started())
+    assert restarted.after(("ada", ready("ada"))) == duplicate
+
+
+def test_an_update_that_was_counted_in_an_aborted_round_is_late_for_it_is_in_no_model() -> None:
+    bench = Bench().merging()
+    bench.decider.open_gate = False
+    bench.after(Merged(7, digest("model 1"), {}))
+    assert told(bench.after(("ada", ready("ada")))) == [("ada", Receipt(7, Verdict.LATE, "round 7 is over"))]
+
+
+# ---- how updates travel ---------------------------------------------------------------------------------------
+
+
+class Slow(Everybody):
+    """Everybody sends int8; who said that it changed little, every four rounds."""
+
+    def __init__(self, needed: int = 1) -> None:
+        super().__init__(needed)
+        self.asked: list[tuple[int, float, float | None]] = []
+
+    def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
+        self.asked.append((tier, link_bytes_s, change))
+        every = 1 if change is None or change > 0.1 else 4
+        return Upload({"precision": 8.0, "top_k": 1.0}, every, "int8: slow")
+
+    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+        return super().invite(candidates) if len(candidates) >= self.quorum else ()
+
+
+def invited(effects: Sequence[AggregatorEffect]) -> dict[str, Mapping[str, float]]:
+    """Who hears an offer, and with which numbers."""
+    return {device: message.options for device, message in told(effects) if isinstance(message, Offer)}
+
+
+def test_an_offer_says_how_to_send_and_the_ledger_says_why() -> None:
+    bench = Bench(decider=Slow())
+    bench.after(Started(), ("ada", Presence(6, True, "d")))
+    effects = bench.after(("bob", Presence(6, True, "d")))
+    numbers = {"steps": 4.0, "precision": 8.0, "top_k": 1.0}
+    assert invited(effects) == {"ada": numbers, "bob": numbers}
+    (entry,) = noted(effects)
+    assert entry.facts["uploads"] == {"ada": "int8: slow", "bob": "int8: slow"}
+
+
+def test_a_restart_offers_in_the_same_way() -> None:
+    opened = replace(SAVED, last_round=7, open_round=OpenRound(OPENED, (), NOON))
+    bench = Bench(opened, decider=Slow())
+    bench.after(Started(NOON))
+    again = bench.after(("ada", Hello(6, "wind", "d", LAYOUT, 6)))
+    assert invited(again)["ada"]["precision"] == 8.0
+
+
+def rounds_of(bench: Bench, count: int) -> list[set[str]]:
+    """Who is invited to each of the next rounds, when everybody whose update is waited for sends one."""
+    found = []
+    effects = bench.after(Started(), ("ada", Presence(6, True, "d")), ("bob", Presence(6, True, "d")))
+    for number in range(7, 7 + count):
+        found.append(set(invited(effects)))
+        base = bench.machine.head.version
+        for device in sorted(found[-1]):
+            message = ready(device, number, base=base, metrics={"change": 0.5 if device == "ada" else 0.05})
+            bench.after((device, message), UpdateStored(number, device, message.manifest.blob_id))
+        bench.after(Merged(number, digest(f"model {number}"), {}))
+        effects = bench.after(TimerFired(Timer.INTERVAL))
+    return found
+
+
+def test_a_device_that_is_not_due_is_not_invited() -> None:
+    found = rounds_of(Bench(decider=Slow()), 13)
+    assert found[0] == {"ada", "bob"}
+    assert all("ada" in one for one in found)
+    assert [sum("bob" in one for one in found[at : at + 4]) for at in range(1, 10)] == [1] * 9  # it changed little
+
+
+def test_where_too_few_are_due_for_a_round_the_others_are_asked_as_well() -> None:
+    assert all(one == {"ada", "bob"} for one in rounds_of(Bench(decider=Slow(needed=2)), 6))
+
+
+def test_what_a_device_changed_is_known_after_a_restart() -> None:
+    decider = Slow()
+    told_before = replace(counted("ada"), round=6, metrics={"change": 0.25})
+    bench = Bench(replace(SAVED, latest=(told_before,)), decider=decider)
+    bench.in_round()
+    assert (1, 0.0, 0.25) in decider.asked
+    assert (1, 0.0, None) in decider.asked
 
 
 def test_an_update_of_a_round_that_never_was_is_refused() -> None:

@@ -86,7 +86,7 @@ def test_the_survey_is_answered_with_the_figure_and_the_answer_settles_it() -> N
     after(machine, LinkMeasured(5000.0), TimerFired(Timer.HELLO), SURVEY)
     assert told(after(machine, Probed(ABLE))) == [5000.0]
     effects = after(machine, Assign(4, 0, "large.transfer: 90 s is over 30 s"))
-    assert SaveState(replace(KNOWN, tier=0, link_bytes_s=5000.0, link_told=5000.0)) in effects
+    assert SaveState(replace(KNOWN, tier=0, link_bytes_s=5000.0, link_told=5000.0, step_told=0.1)) in effects
     assert machine.standing is Standing.READY
     assert hellos(after(machine, Disconnected(), Connected(2, 100_000))) == [LAYOUT]
 

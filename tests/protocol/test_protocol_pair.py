@@ -19,7 +19,7 @@ from mhfl_mq.protocol.rules import Candidate
 from mhfl_mq.protocol.states import FederationState, Standing, WorkState
 from mhfl_mq.testing.machines import LAYOUT, Disk, Everybody, digest, example_rules, manifest_of
 from mhfl_mq.testing.pair import AGGREGATOR, Pair
-from mhfl_mq.wire.messages import Capability, ProbeResult
+from mhfl_mq.wire.messages import Capability, ProbeResult, TierSpec
 
 
 def test_devices_join_train_round_after_round_and_follow_the_head() -> None:
@@ -29,6 +29,15 @@ def test_devices_join_train_round_after_round_and_follow_the_head() -> None:
     assert all(closed.outcome == "committed" for closed in pair.disk.closed.values())
     assert set(pair.trained.values()) == {1}
     assert not pair.alarms
+
+
+def test_a_federation_of_tiers_that_are_no_prefixes_goes_on_round_after_round() -> None:
+    apart = (TierSpec("small", 0.5, 0, 10, "tree", (0, 1)), TierSpec("large", 1.0, 0, 20, "net", (0, 2, 3)))
+    pair = Pair(rules=example_rules(tiers=apart))
+    pair.run_to_version(3)
+    assert not pair.alarms
+    for device in pair.devices.values():
+        assert device.saved.segments == (0, 2, 3)
 
 
 def test_the_same_seed_gives_the_same_life() -> None:

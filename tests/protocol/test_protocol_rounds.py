@@ -121,6 +121,26 @@ def test_a_counted_update_said_again_is_a_duplicate_even_when_the_round_is_closi
     assert one.update_ready("ada", ready("ada")) == duplicate
 
 
+@pytest.mark.parametrize(("size", "taken"), [(80, True), (36, True), (1, True), (0, False), (81, False), (400, False)])
+def test_where_updates_are_compacted_a_smaller_one_is_taken_as_well(size: int, taken: bool) -> None:
+    one = opened(example_rules(compacts=True))
+    effects = one.update_ready("ada", ready("ada", manifest=manifest_of("packed", size)))
+    assert any(isinstance(effect, FetchUpdate) for effect in effects) is taken
+    if not taken:
+        reason = f"wrong shape: {size} bytes, tier large has 80"
+        assert effects[-1] == Tell("ada", Receipt(7, Verdict.REFUSED, reason))
+
+
+def test_what_compacting_saved_and_lost_stands_in_the_ledger() -> None:
+    one = opened()
+    said = {"loss": 0.5, "change": 0.02, "error": 0.008, "saved_bytes": 60.0}
+    one.update_ready("ada", ready("ada", metrics=said))
+    (persist, *_) = one.stored(UpdateStored(7, "ada", blob("ada")))
+    assert isinstance(persist, Persist)
+    facts = persist.entries[0].facts
+    assert {name: facts.get(name) for name in said} == {**said, "loss": None}
+
+
 @pytest.mark.parametrize(
     ("device", "change", "reason"),
     [

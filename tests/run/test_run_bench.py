@@ -13,7 +13,7 @@ from mhfl_mq.errors import LocalMisuse, StoreError, TrainingFailed
 from mhfl_mq.families import make_algorithm
 from mhfl_mq.policy import Limits
 from mhfl_mq.run.bench import Bench
-from mhfl_mq.segments import Accumulator, Bounds, Layout, Vector
+from mhfl_mq.segments import Accumulator, Axis, Bounds, Layout, Parameter, Tier, Vector
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.models import Models
 from mhfl_mq.wire.blobs import build_manifest
@@ -110,6 +110,28 @@ def test_a_merge_follows_from_what_was_counted_alone_and_loses_no_small_step(
     expected = np.empty(100, np.float32)
     ordered.finalize(np.zeros(100, np.float32), expected)
     assert np.array_equal(flat, expected)
+
+
+def test_tiers_that_are_no_prefixes_are_cut_judged_and_merged_segment_by_segment(
+    virtual: asyncio.Runner, blobs: Blobs, tmp_path: Path
+) -> None:
+    own = tuple(Parameter(f"{tier}:head", (Axis(size),), only=k) for k, (tier, size) in enumerate((("a", 2), ("b", 3))))
+    layout = Layout((Tier("a", 0.5), Tier("b")), {"g": (1, 2)}, (*own, Parameter("body", (Axis(2, group="g"),))))
+    table = Table(layout, blobs, tmp_path)  # body 1, body 1 more, a:head 2, b:head 3
+
+    async def main() -> Vector:
+        base = table.model(np.zeros(7, np.float32))
+        source = table.bench.segments(base, 64)
+        assert [one.size for one in source.manifests] == [4, 4, 8, 12]
+        table.bench.open_fold(1, base, 2)
+        small, large = table.update(np.full(3, 2, np.float32)), table.update(np.full(5, 4, np.float32))
+        assert table.bench.fault_in_update(small, 0) == table.bench.fault_in_update(large, 1) == ""
+        assert "3 coordinates, its tier has 5" in table.bench.fault_in_update(small, 1)
+        await table.bench.fold(1, 0, small, 1.0)
+        await table.bench.fold(1, 1, large, 1.0)
+        return table.models.open((await table.bench.merge(1)).model).read(0, 7)
+
+    assert virtual.run(main()).tolist() == [3, 4, 2, 2, 4, 4, 4]
 
 
 @pytest.mark.parametrize("weight", [math.nextafter(2.0**19, 0), 2.0**19, math.nextafter(2.0**19, math.inf), 3.0])

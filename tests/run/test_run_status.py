@@ -41,7 +41,7 @@ def board_of(folder: Path, clock: Hands, trainings: int = 0) -> tuple[StatusBoar
 def play_round(board: StatusBoard, clock: Hands) -> None:
     board.saw(Persist((RoundOpened(1, 0, "p", 1, (("ada", 0), ("bob", 1))),)))
     clock.at += 10
-    counted = UpdateCounted(1, "ada", 0, "b", 160, 1.0, {"seconds": 4.0})
+    counted = UpdateCounted(1, "ada", 0, "b", 160, 1.0, {"seconds": 4.0, "saved_bytes": 120.0})
     board.saw(Persist((counted,)))
     board.saw(Merge(1))
     clock.at += 2
@@ -63,7 +63,7 @@ def test_a_round_is_counted_in_bytes_and_seconds(tmp_path: Path, clock: Hands) -
     traffic.into("all", 160)
     play_round(board, clock)
     shown = board.show()
-    assert shown["bytes"] == {"up": 160, "down": 400, "down_if_unicast": 4 * 140}
+    assert shown["bytes"] == {"up": 160, "down": 400, "down_if_unicast": 4 * 140, "up_saved": 120}
     assert shown["seconds"] == {"train": 4.0, "collect": 10.0, "merge": 2.0}
     assert (shown["trainings"], shown["state"], shown["at"]) == (1, "in round", "2026-11-23T00:00:00+00:00")
 
@@ -75,7 +75,7 @@ def test_a_new_process_goes_on_counting(tmp_path: Path, clock: Hands) -> None:
         play_round(board, clock)
         board.write()
     shown = read_board(tmp_path)
-    assert shown["bytes"] == {"up": 0, "down": 300, "down_if_unicast": 3 * 560}
+    assert shown["bytes"] == {"up": 0, "down": 300, "down_if_unicast": 3 * 560, "up_saved": 360}
     assert shown["seconds"]["merge"] == 6.0
     assert shown["trainings"] == 3
 

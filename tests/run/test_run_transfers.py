@@ -234,7 +234,7 @@ class Down:
                 assert isinstance(message, ManifestNote)
                 gathering.note(message)
 
-        await transport.subscribe([*TOPICS.device_filters(name)[-2:], *TOPICS.tier_filters(tier)])
+        await transport.subscribe([*TOPICS.device_filters(name)[-2:], *TOPICS.tier_filters(range(tier + 1))])
         self.tasks.append(asyncio.create_task(serve(transport, take)))
         return gathering
 

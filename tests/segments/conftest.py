@@ -40,12 +40,35 @@ def _layouts(draw: st.DrawFn) -> Layout:
     )
 
 
+@st.composite
+def _any_layouts(draw: st.DrawFn) -> Layout:
+    """Any layout: nested, nested with arrays that belong to one tier alone, those alone, or the same for every tier."""
+    nested = draw(_layouts())
+    kind = draw(st.sampled_from(["nested", "mixed", "apart", "whole"]))
+    if kind == "nested":
+        return nested
+    if kind == "whole":
+        groups = {name: (widths[-1],) * len(widths) for name, widths in nested.groups.items()}
+        return Layout(nested.tiers, groups, tuple(Parameter(p.name, p.axes) for p in nested.parameters), whole=True)
+    last = len(nested.tiers) - 1
+    sizes = st.lists(st.integers(1, 3).map(Axis), max_size=2).map(tuple)
+    owners = list(range(last + 1)) if kind == "apart" else draw(st.lists(st.integers(0, last), min_size=1, max_size=4))
+    own = [
+        Parameter(f"{nested.tiers[k].name}:own{i}", draw(sizes), only=k)
+        for i, k in enumerate(draw(st.permutations(owners)))
+    ]
+    if kind == "mixed":
+        return Layout(nested.tiers, nested.groups, tuple(draw(st.permutations([*nested.parameters, *own]))))
+    shared = [Parameter("shared", draw(sizes))] if draw(st.booleans()) else []
+    return Layout(nested.tiers, {}, tuple(draw(st.permutations([*shared, *own]))))
+
+
 def members(layout: Layout, parameter: Parameter, tier: int) -> npt.NDArray[np.bool_]:
     """Slow and independent: which coordinates of the full array the model of a tier has, one index at a time."""
     shape = tuple(axis.size for axis in parameter.axes)
     held = np.zeros(shape, np.bool_)
     for where in np.ndindex(*shape):
-        held[where] = tier >= parameter.since and all(
+        held[where] = (tier == parameter.only if parameter.only >= 0 else tier >= parameter.since) and all(
             axis.group is None or (i // axis.inner) % axis.channels < layout.groups[axis.group][tier]
             for i, axis in zip(where, parameter.axes, strict=True)
         )
@@ -99,6 +122,12 @@ class Oracle:
 def layouts() -> st.SearchStrategy[Layout]:
     """A strategy of nested layouts."""
     return _layouts()
+
+
+@pytest.fixture(scope="session")
+def any_layouts() -> st.SearchStrategy[Layout]:
+    """A strategy of all layouts: not every tier is a prefix."""
+    return _any_layouts()
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,13 @@ def small() -> Layout:
     )
 
 
+def rich() -> Layout:
+    """A layout that says everything that can be said of one that is not whole."""
+    base = small()
+    tiers = (Tier("s", 0.5, 1, "tree"), base.tiers[1])
+    return Layout(tiers, base.groups, (*base.parameters, Parameter("s:own", (Axis(3),), only=0)), rolls={"a": 2})
+
+
 @given(data=st.data())
 def test_segments_partition_the_vector(layouts: st.SearchStrategy[Layout], data: st.DataObject) -> None:
     layout = data.draw(layouts)
@@ -135,7 +142,7 @@ def test_an_axis_of_nonsense_is_refused(bad: dict[str, Any]) -> None:
 
 @given(data=st.data())
 def test_a_document_with_any_part_replaced_is_a_layout_or_a_layout_error(data: st.DataObject) -> None:
-    document: Any = copy.deepcopy(small().document())
+    document: Any = copy.deepcopy(data.draw(st.sampled_from([small(), rich()])).document())
     junk = st.one_of(
         st.none(), st.booleans(), st.integers(-2, 2**70), st.text(max_size=3), st.just(float("nan")),
         st.just([]), st.just({}), st.just([[]]), st.binary(max_size=2),

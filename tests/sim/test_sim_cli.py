@@ -40,14 +40,16 @@ def test_a_trace_tells_each_event_with_its_time_and_node() -> None:
 def test_a_failure_says_how_to_replay_it_and_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
     right = simulate(0, "calm", devices=3)
 
-    def wrong(seed: int, plan: str, *, devices: int, trace: bool) -> Outcome:
-        return dataclasses.replace(right, seed=seed, error="Violation: planted" if seed == 1 else "")
+    def wrong(seed: int, plan: str, *, devices: int, trace: bool, apart: bool) -> Outcome:
+        return dataclasses.replace(right, seed=seed, apart=apart, error="Violation: planted" if seed == 1 else "")
 
     monkeypatch.setattr(module, "simulate", wrong)
     result = invoke("--seeds", "0..2", "--plan", "calm", "--devices", "3")
     assert result.return_value == 1
     assert "seed 1 failed: Violation: planted" in result.stderr
     assert "replay: mhfl simulate --seed 1 --plan calm --devices 3 --trace" in result.stderr
+    result = invoke("--seed", "1", "--plan", "calm", "--devices", "3", "--apart")
+    assert "replay: mhfl simulate --seed 1 --plan calm --devices 3 --apart --trace" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ def test_thousands_of_seeds_hold_all_invariants(plan: str, start: int, stop: int
     run_all((plan, seed) for seed in range(start, stop))
 
 
+@pytest.mark.parametrize(("plan", "seeds"), [("mixed", 4), ("crashes", 2), ("network", 2), ("malice", 2)])
+def test_federations_whose_tiers_are_no_prefixes_hold_all_invariants(plan: str, seeds: int) -> None:
+    outcomes = [simulate(seed, plan, apart=True) for seed in range(seeds)]
+    assert [one.replay for one in outcomes if one.error] == []
+    assert all("--apart" in one.replay for one in outcomes)
+    assert sum(one.commits for one in outcomes) >= seeds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [3, 25])
 def test_small_and_large_federations_hold_all_invariants(devices: int) -> None:

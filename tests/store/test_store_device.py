@@ -33,7 +33,15 @@ SURVEY = Survey(
 )
 DATA = b"update" * 1000
 OLD = SavedDevice(
-    epoch=1, tier=1, layout="ab" * 32, last_round=3, survey=SURVEY, offer=OFFER, link_bytes_s=5e5, link_told=4e5
+    epoch=1,
+    tier=1,
+    layout="ab" * 32,
+    last_round=3,
+    survey=SURVEY,
+    offer=OFFER,
+    link_bytes_s=5e5,
+    link_told=4e5,
+    counted=2,
 )
 NEWER = replace(OLD, last_round=4)
 NEW = replace(OLD, update=build_manifest(DATA), weight=12.5, metrics={"loss": 0.25})
@@ -54,7 +62,20 @@ def test_a_new_folder_gives_the_defaults(folder: Path) -> None:
         assert store.load() == SavedDevice()
 
 
-@pytest.mark.parametrize("state", [SavedDevice(), OLD, NEW])
+APART = replace(
+    OLD,
+    survey=replace(
+        SURVEY,
+        tiers=(SURVEY.tiers[0], replace(SURVEY.tiers[0], name="other", architecture="net", segments=(0, 2))),
+        algorithm="fedproto",
+        options={"rate": 0.5},
+        public="ab" * 32,
+    ),
+    offer=replace(OFFER, holds=(0, 2)),
+)
+
+
+@pytest.mark.parametrize("state", [SavedDevice(), OLD, NEW, APART])
 def test_a_state_comes_back_as_it_was(folder: Path, state: SavedDevice) -> None:
     with open_in(folder) as store:
         store.save(SavedDevice(epoch=99))

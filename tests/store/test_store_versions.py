@@ -97,6 +97,16 @@ def test_an_exported_tier_opens_elsewhere_and_packs_back_to_the_prefix(
         assert file.metadata() == {"layout": LAY.digest, "model": model.digest, "tier": LAY.tiers[tier].name}
 
 
+def test_an_array_of_one_tier_is_exported_under_the_name_that_its_model_knows(store: Store, tmp_path: Path) -> None:
+    own = tuple(Parameter(f"{tier}:head", (Axis(size),), only=k) for k, (tier, size) in enumerate((("a", 2), ("b", 3))))
+    layout = Layout((Tier("a", 0.5), Tier("b")), {}, (*own, Parameter("body", (Axis(4),))))
+    models = Models(store.models)
+    model = models.open(models.put(np.arange(layout.total, dtype=np.float32), layout.document()))
+    export(model, "b", tmp_path / "b.safetensors")
+    arrays = safetensors.numpy.load_file(tmp_path / "b.safetensors")
+    assert {name: array.tolist() for name, array in arrays.items()} == {"head": [6, 7, 8], "body": [0, 1, 2, 3]}
+
+
 def test_an_unknown_tier_names_those_that_there_are(model: ModelFile, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no tier 'huge'; the tiers are small, large"):
         export(model, "huge", tmp_path / "x")

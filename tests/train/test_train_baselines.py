@@ -9,11 +9,13 @@ from mhfl_mq.errors import LocalMisuse
 from mhfl_mq.families.registry import make_algorithm
 from mhfl_mq.segments import Accumulator, Bounds, Tier
 from mhfl_mq.train.baselines import LAST, Setting, run_baseline
-from mhfl_mq.train.evaluate import evaluate_tiers, score
-from mhfl_mq.train.loop import shard_luck, train_tier
+from mhfl_mq.train.evaluate import evaluate_tiers
+from mhfl_mq.train.loop import shard_luck, train_round
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.options import TrainOptions
 from mhfl_mq.train.reports import BASELINES, Participant
+from mhfl_mq.train.steps import Job
+from mhfl_mq.train.steps.plain import Plain
 from mhfl_mq.train.task import load_task
 
 DEVICES = (Participant("a", 0), Participant("bb", 1), Participant("ccc", 2))
@@ -37,14 +39,12 @@ def by_hand(setting: Setting, tiers_of: Sequence[int | None]) -> list[dict[str, 
         total = Accumulator(lengths, Bounds(len(tiers_of), 1.0, 1e4))
         for (who, data), tier in zip(setting.participants, tiers_of, strict=True):
             if tier is not None:
-                base, model = flat[: lengths[tier]].copy(), models.build(tier)
-                luck = shard_luck(who.shard)
-                result = train_tier(models.task, model, base, data, OPTIONS, round_number=number, luck=luck)
-                total.fold(result.delta, tier, 1.0)
+                job = Job(models, tier, flat[: lengths[tier]].copy(), data, OPTIONS, {}, number, shard_luck(who.shard))
+                total.fold(train_round(Plain(), job).update, tier, 1.0)
         new = np.empty_like(flat)
         total.finalize(flat, new)
         flat = new
-        found.append(evaluate_tiers(models, flat, setting.test))
+        found.append(evaluate_tiers(Plain(), models, flat, setting.test))
     return found
 
 
@@ -74,11 +74,9 @@ def test_alone_each_device_trains_from_the_initial_model_and_the_score_is_the_me
         length = models.layout.lengths[who.tier]
         prefix = models.initial(setting.initial_seed)[:length].copy()
         for number in range(1, setting.rounds + 1):
-            model, luck = models.build(who.tier), shard_luck(who.shard)
-            prefix += train_tier(models.task, model, prefix.copy(), data, OPTIONS, round_number=number, luck=luck).delta
-        model = models.build(who.tier)
-        model.put(prefix)
-        scores.append(score(models.task, model, setting.test))
+            job = Job(models, who.tier, prefix.copy(), data, OPTIONS, {}, number, shard_luck(who.shard))
+            prefix += train_round(Plain(), job).update
+        scores.append(Plain().score(models, who.tier, prefix, setting.test))
     report = run_baseline("local-only", setting)
     assert list(report.tiers.values()) == pytest.approx(scores)
     assert report.score == pytest.approx(np.mean(scores))

@@ -12,12 +12,25 @@ from hypothesis import strategies as st
 
 from mhfl_mq.errors import LocalMisuse, TaskError, TrainingFailed
 from mhfl_mq.segments import Tier
-from mhfl_mq.train.loop import Trained, batches, train_tier
-from mhfl_mq.train.model import TaskModels, read_vector, write_vector
+from mhfl_mq.train.loop import Trained, batches, train_round
+from mhfl_mq.train.model import TaskModels, TierModel, read_vector, write_vector
 from mhfl_mq.train.options import Handicap, TrainOptions
+from mhfl_mq.train.steps import Job, Stepper
+from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.task import Examples, load_task
 
 QUICK = TrainOptions(steps=30, batch=16, rate=0.1)
+
+
+class Watched(Plain):
+    """Plain training whose model can be looked at."""
+
+    model: TierModel
+
+    def begin(self, job: Job) -> Stepper:
+        stepper = PlainStepper(job)
+        self.model = stepper.model
+        return stepper
 
 
 @pytest.fixture
@@ -30,13 +43,13 @@ def trained(
 ) -> Trained:
     base = models.initial(5)[: models.layout.lengths[tier]].copy()
     data = models.task.device_data(shard, None)
-    return train_tier(models.task, models.build(tier), base, data, options, round_number=number, luck=(1,))
+    return train_round(Plain(), Job(models, tier, base, data, options, {}, number, (1,)))
 
 
 def test_training_learns_and_reports_what_it_did(models: TaskModels) -> None:
     result = trained(models, 1)
-    assert result.delta.dtype == np.float32
-    assert result.delta.size == models.layout.lengths[1]
+    assert result.update.dtype == np.float32
+    assert result.update.size == models.layout.lengths[1]
     assert result.weight == 90
     assert result.metrics["loss_last"] < result.metrics["loss_first"]
     assert (result.metrics["steps"], result.metrics["examples"]) == (30, 90)
@@ -46,19 +59,19 @@ def test_training_learns_and_reports_what_it_did(models: TaskModels) -> None:
 @pytest.mark.parametrize("options", [QUICK, TrainOptions(steps=10, adam=1.0, rate=0.01, clip=0.0)])
 def test_the_same_seed_gives_the_same_delta_bit_for_bit(models: TaskModels, options: TrainOptions) -> None:
     first, again = trained(models, 2, options), trained(models, 2, options)
-    assert first.delta.tobytes() == again.delta.tobytes()
+    assert first.update.tobytes() == again.update.tobytes()
 
 
 def test_another_round_draws_other_minibatches(models: TaskModels) -> None:
-    assert not np.array_equal(trained(models, 0, number=1).delta, trained(models, 0, number=2).delta)
+    assert not np.array_equal(trained(models, 0, number=1).update, trained(models, 0, number=2).update)
 
 
 def test_base_plus_delta_is_the_trained_model(models: TaskModels) -> None:
-    model, base = models.build(0), models.initial(5)[: models.layout.lengths[0]].copy()
+    base = models.initial(5)[: models.layout.lengths[0]].copy()
     kept = base.copy()
-    data = models.task.device_data("a", None)
-    result = train_tier(models.task, model, base, data, QUICK, round_number=1, luck=())
-    np.testing.assert_allclose(base + result.delta, model.take(), atol=1e-7)
+    method = Watched()
+    result = train_round(method, Job(models, 0, base, models.task.device_data("a", None), QUICK, {}, 1))
+    np.testing.assert_allclose(base + result.update, method.model.take(), atol=1e-7)
     np.testing.assert_array_equal(base, kept)
 
 
@@ -76,14 +89,9 @@ def test_a_handicapped_device_really_takes_longer(models: TaskModels) -> None:
     ticks = iter(range(1000))
     slept: list[float] = []
     base = models.initial(5)[: models.layout.lengths[0]].copy()
-    train_tier(
-        models.task,
-        models.build(0),
-        base,
-        models.task.device_data("a", None),
-        TrainOptions(steps=4),
-        round_number=1,
-        luck=(),
+    train_round(
+        Plain(),
+        Job(models, 0, base, models.task.device_data("a", None), TrainOptions(steps=4), {}, 1),
         handicap=Handicap(slowdown=5.0),
         clock=lambda: float(next(ticks)),
         sleep=slept.append,
@@ -145,7 +153,7 @@ def test_training_does_not_depend_on_the_global_random_state(models: TaskModels)
     torch.manual_seed(1)
     first = trained(models, 0)
     torch.manual_seed(2)
-    assert trained(models, 0).delta.tobytes() == first.delta.tobytes()
+    assert trained(models, 0).update.tobytes() == first.update.tobytes()
 
 
 def test_examples_carry_their_count(models: TaskModels) -> None:

@@ -11,6 +11,7 @@ from mhfl_mq.train import probe
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.options import Handicap, TrainOptions
 from mhfl_mq.train.probe import probe_tier
+from mhfl_mq.train.steps.plain import Plain
 from mhfl_mq.train.task import Examples, load_task
 
 OPTIONS = TrainOptions(batch=16)
@@ -38,8 +39,8 @@ class Ticks:
 
 
 def test_the_step_time_is_the_clocks_times_the_slowdown(models: TaskModels, data: Examples) -> None:
-    assert probe_tier(models, 0, data, OPTIONS, clock=Ticks()).step_s == pytest.approx(0.1)
-    slow = probe_tier(models, 0, data, OPTIONS, clock=Ticks(), handicap=Handicap(slowdown=8.0))
+    assert probe_tier(Plain(), models, 0, data, OPTIONS, clock=Ticks()).step_s == pytest.approx(0.1)
+    slow = probe_tier(Plain(), models, 0, data, OPTIONS, clock=Ticks(), handicap=Handicap(slowdown=8.0))
     assert slow.step_s == pytest.approx(0.8)
 
 
@@ -52,15 +53,15 @@ def test_counted_memory_is_weights_gradients_momentum_activations_and_the_batch(
     # Kept for the backward pass: the inputs, the hidden layer after its ReLU, log-probabilities, targets, their mean's
     # weight; of these the inputs and targets are the batch itself (counted again: autograd's copy of the reference).
     hidden = 16 * 16 * 4
-    cost = probe_tier(models, 2, data, TrainOptions(batch=16, momentum=0.9))
+    cost = probe_tier(Plain(), models, 2, data, TrainOptions(batch=16, momentum=0.9))
     assert cost.peak_bytes >= 3 * weights + batch + hidden
     assert cost.peak_bytes <= 3 * weights + 2 * batch + 2 * hidden + 1024
-    adam = probe_tier(models, 2, data, TrainOptions(batch=16, adam=1.0))
+    adam = probe_tier(Plain(), models, 2, data, TrainOptions(batch=16, adam=1.0))
     assert adam.peak_bytes > cost.peak_bytes  # two moments instead of one
 
 
 def test_a_larger_batch_needs_more_memory(models: TaskModels, data: Examples) -> None:
-    few, many = (probe_tier(models, 2, data, TrainOptions(batch=size)) for size in (8, 80))
+    few, many = (probe_tier(Plain(), models, 2, data, TrainOptions(batch=size)) for size in (8, 80))
     assert few.peak_bytes < many.peak_bytes
 
 
@@ -69,9 +70,9 @@ def test_resident_growth_is_believed_when_it_is_more_than_noise(
 ) -> None:
     grown = {"VmRSS": 0, "VmHWM": 10 * probe.RESIDENT_NOISE}
     monkeypatch.setattr(probe, "_resident", lambda field, reset_peak=False: grown[field])
-    assert probe_tier(models, 0, data, OPTIONS).peak_bytes == 10 * probe.RESIDENT_NOISE
+    assert probe_tier(Plain(), models, 0, data, OPTIONS).peak_bytes == 10 * probe.RESIDENT_NOISE
     grown["VmHWM"] = probe.RESIDENT_NOISE
-    assert probe_tier(models, 0, data, OPTIONS).peak_bytes < probe.RESIDENT_NOISE
+    assert probe_tier(Plain(), models, 0, data, OPTIONS).peak_bytes < probe.RESIDENT_NOISE
 
 
 def test_the_resident_size_is_read_from_the_system() -> None:
@@ -87,12 +88,12 @@ def test_a_system_that_does_not_tell_leaves_the_counted_bytes(
     models: TaskModels, data: Examples, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr(probe, "_STATUS", tmp_path_factory.mktemp("proc") / "status")
-    assert 0 < probe_tier(models, 0, data, OPTIONS).peak_bytes < 2**20
+    assert 0 < probe_tier(Plain(), models, 0, data, OPTIONS).peak_bytes < 2**20
 
 
 def test_a_tier_beyond_the_memory_or_with_an_error_does_not_run_here(models: TaskModels, data: Examples) -> None:
     with pytest.raises(TrainingFailed, match=r"tier 'large': training needs \d+ bytes, this device has 1000"):
-        probe_tier(models, 2, data, OPTIONS, handicap=Handicap(memory_bytes=1000))
+        probe_tier(Plain(), models, 2, data, OPTIONS, handicap=Handicap(memory_bytes=1000))
     wrong = Examples(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(TrainingFailed, match="tier 'small': RuntimeError: mat1 and mat2"):
-        probe_tier(models, 0, wrong, OPTIONS)
+        probe_tier(Plain(), models, 0, wrong, OPTIONS)

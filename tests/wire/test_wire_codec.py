@@ -3,8 +3,8 @@
 import math
 import time
 import tracemalloc
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import msgpack
 import pytest
@@ -17,11 +17,14 @@ from mhfl_mq.wire.bounds import (
     FRAME_LIMIT,
     INLINE_LIMIT,
     MAX_CHUNKS,
+    Count,
     Floats,
     Ints,
     Items,
+    MaybeName,
     OneOf,
     Pattern,
+    SegmentIndices,
     Words,
 )
 from mhfl_mq.wire.codec import (
@@ -44,6 +47,7 @@ from mhfl_mq.wire.messages import (
     Manifest,
     ManifestNote,
     Message,
+    Numbers,
     Offer,
     Presence,
     ProbeResult,
@@ -53,12 +57,15 @@ from mhfl_mq.wire.messages import (
     TierSpec,
     UpdateReady,
 )
-from mhfl_mq.wire.schema import Shape, shape_of
+from mhfl_mq.wire.schema import Shape, Wrong, shape_of
 
 DIGEST = "0123456789abcdef" * 4
 KINDS: tuple[type[Message], ...] = get_args(Message)
 BLOBS = st.binary(max_size=700)
 MANIFESTS = st.builds(build_manifest, BLOBS, st.integers(64, 300))
+
+
+SEGMENTS = st.lists(st.integers(0, 31), unique=True, max_size=5).map(sorted).map(tuple)
 
 
 # ---- any message, made from the same annotations that the codec reads --------------------------------------------
@@ -99,6 +106,11 @@ def of_hint(hint: Any) -> st.SearchStrategy[Any]:
 def of_class(cls: type) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls, include_extras=True)
     parts = {one.name: of_hint(hints[one.name]) for one in fields(cls) if one.name != "inline"}
+    if cls is TierSpec:
+        parts["segments"] = SEGMENTS
+    empties: dict[str, Any] = {"options": {}, "segments": (), "holds": ()}
+    for name in getattr(cls, "added", ()):
+        parts[name] = st.just(empties.get(name, "")) | parts[name]
     return st.fixed_dictionaries(parts).map(lambda found: cls(**found))
 
 
@@ -114,7 +126,8 @@ def messages(draw: st.DrawFn) -> Message:
         return replace(message, manifest=build_manifest(blob, 64), inline=blob)
     if isinstance(message, Offer):
         tier = draw(st.integers(0, 5))
-        return replace(message, tier=tier, segments=(DIGEST,) * (tier + 1))
+        holds = draw(SEGMENTS)
+        return replace(message, tier=tier, segments=(DIGEST,) * (len(holds) or tier + 1), holds=holds)
     return message
 
 
@@ -266,6 +279,10 @@ def wrong(message: object) -> Any:
             "update_ready.metrics: has 65 items",
         ),
         (wrong(UpdateReady(1, 0, 1.0, build_manifest(b"a"), {}, wrong("x"))), "inline: is str, not bytes"),
+        (Offer(1, 0, 0, DIGEST, (DIGEST,) * 2, "a", {}, (), "", 1.0), "has 2 segments, tier 0 needs 1"),
+        (Offer(1, 0, 0, DIGEST, (DIGEST,), "a", {}, (), "", 1.0, (0, 3)), "has 1 segments, tier 0 needs 2"),
+        (Offer(1, 0, 0, DIGEST, (DIGEST,) * 2, "a", {}, (), "", 1.0, (3, 0)), "is not ascending"),
+        (Survey(1, "t", DIGEST, (TierSpec("s", 1.0, 0, 1, "", (1, 1)),), 1), "are not ascending"),
         (wrong({"round": 1}), "dict is not a message"),
         (wrong(Manifest("0" * 64, 0, 64, b"")), "Manifest is not a message"),
     ],
@@ -308,13 +325,71 @@ def test_a_message_field_without_a_bound_is_found_at_import() -> None:
         shape_of(Loose)
 
 
+@dataclass(frozen=True)
+class Grown:
+    """A message that got three fields later."""
+
+    added: ClassVar[tuple[str, ...]] = ("text", "numbers", "tiers")
+    count: Count
+    text: MaybeName = ""
+    numbers: Numbers = field(default_factory=dict)
+    tiers: SegmentIndices = ()
+
+
+@pytest.mark.parametrize(
+    ("message", "body"),
+    [
+        (Grown(1), {"count": 1}),
+        (Grown(1, "a"), {"count": 1, "text": "a"}),
+        (Grown(1, numbers={"x": 1}), {"count": 1, "numbers": {"x": 1.0}}),
+        (Grown(1, "", {}, (2,)), {"count": 1, "tiers": [2]}),
+    ],
+)
+def test_a_field_that_was_added_is_in_the_frame_exactly_when_it_says_something(
+    message: Grown, body: dict[str, object]
+) -> None:
+    shape = shape_of(Grown)
+    assert shape.dump(message) == body
+    assert shape.load(body) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"count": 1, "text": ""}, "has its default"),
+        ({"count": 1, "numbers": {}}, "has its default"),
+        ({"count": 1, "tiers": []}, "has its default"),
+        ({"text": "a", "count": 1}, "in another order"),
+        ({"count": 1, "tiers": [2], "text": "a"}, "in another order"),
+        ({"text": "a"}, "lacks count"),
+        ({"count": 1, "text": "a", "more": 1}, "unknown fields: 'more'"),
+        ({"count": 1, "text": 1}, "is int, not str"),
+    ],
+)
+def test_an_added_field_does_not_give_a_message_a_second_form(body: dict[str, object], says: str) -> None:
+    with pytest.raises(Wrong, match=says):
+        shape_of(Grown).load(body)
+
+
+def test_an_added_field_without_a_default_is_found_at_import() -> None:
+    @dataclass(frozen=True)
+    class Careless:
+        added: ClassVar[tuple[str, ...]] = ("count",)
+        count: Count
+
+    with pytest.raises(TypeError, match="'count' has no default"):
+        shape_of(Careless)
+
+
 NAME = "n" * 64
 TEXT = "東" * 512
 MOST = 2**63 - 1
 NUMBERS = {f"{i:064}": 1.5 for i in range(64)}
 LARGEST = [
-    Offer(MOST, MOST, 31, DIGEST, (DIGEST,) * 32, NAME, NUMBERS, (NAME,) * 32, "p" * 128, 1.5),
-    Survey(MOST, NAME, DIGEST, (TierSpec(NAME, 1.5, MOST, MOST),) * 32, MOST),
+    Offer(MOST, MOST, 31, DIGEST, (DIGEST,) * 32, NAME, NUMBERS, (NAME,) * 32, "p" * 128, 1.5, tuple(range(32))),
+    Survey(
+        MOST, NAME, DIGEST, (TierSpec(NAME, 1.5, MOST, MOST, NAME, tuple(range(32))),) * 32, MOST, NAME, NUMBERS, DIGEST
+    ),
     Capability(MOST, DIGEST, MOST, 1.5, (ProbeResult(NAME, 1.5, MOST),) * 32),
     Pull(DIGEST, tuple((i, i + 1) for i in range(5120 - 128, 5120, 2))),
     Decline(MOST, NAME, TEXT),

@@ -50,6 +50,7 @@ def test_the_acl_in_the_document_is_the_one_that_is_made() -> None:
         f"| chunk, small packets | {PROFILES['small-packets'] // 1024} KiB |",
         f"| chunk, websockets | {PROFILES['websockets'] // 1024} KiB |",
         f"| tiers | {bounds.MAX_TIERS} |",
+        f"| segments | {bounds.MAX_SEGMENTS} |",
         f"| ranges of a pull | {bounds.MAX_RANGES} |",
         f"| named numbers | {bounds.MAX_NUMBERS} |",
         f"| {CHUNK_HEADER} | | the chunk |",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mhfl_mq.errors import LocalMisuse, PeerFault
-from mhfl_mq.wire.bounds import MAX_TIERS
+from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.topics import Place, Topics, What, is_id
 
 IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True, alphabet=st.characters(max_codepoint=127))
@@ -28,7 +28,7 @@ def every_topic(topics: Topics, device: str, segment: int) -> dict[str, Place]:
     }
 
 
-@given(st.lists(IDS, min_size=1, max_size=2), IDS, IDS, st.integers(0, MAX_TIERS - 1))
+@given(st.lists(IDS, min_size=1, max_size=2), IDS, IDS, st.integers(0, MAX_SEGMENTS - 1))
 def test_every_topic_is_read_back_and_has_at_most_seven_slashes(
     root: list[str], federation: str, device: str, segment: int
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_name_that_cannot_be_a_level_is_refused(name: str) -> None:
         T.acl_lines(name)
 
 
-@pytest.mark.parametrize("segment", [-1, MAX_TIERS])
+@pytest.mark.parametrize("segment", [-1, MAX_SEGMENTS])
 def test_a_segment_out_of_bounds_is_refused(segment: int) -> None:
     with pytest.raises(LocalMisuse, match=f"segment {segment}"):
         T.carousel(segment)
@@ -146,13 +146,13 @@ def test_the_aggregator_hears_what_devices_send_and_nothing_else() -> None:
 
 
 def test_a_device_hears_its_own_topics_and_the_segments_of_its_tier() -> None:
-    filters = T.device_filters("dev") + T.tier_filters(1)
+    filters = T.device_filters("dev") + T.tier_filters((1, 4))
     names = [name for name, _ in filters]
     assert not any("+" in name or "#" in name for name in names)
     heard = {T.parse(name) for name in names}
     own = {What.STATE, What.HEAD, What.ROUND, What.COMMAND, What.REPAIR}
     assert {place.what for place in heard} == own | {What.MANIFEST, What.CAROUSEL}
-    assert {place.segment for place in heard} == {-1, 0, 1}
+    assert {place.segment for place in heard} == {-1, 1, 4}
     assert {place.device for place in heard} == {"", "dev"}
     assert {T.parse(name).what for name, qos in filters if qos == 0} == {What.CAROUSEL}
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from mhfl_mq.cli.policies import read_installed_policy
 from mhfl_mq.cli.signals import run_interruptible
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy
-from mhfl_mq.run.rules import algorithm_of, tier_metrics
-from mhfl_mq.segments import Tier
+from mhfl_mq.run.rules import tier_metrics
+from mhfl_mq.run.training import subject_of
 from mhfl_mq.store.files import explained
 from mhfl_mq.store.view import open_view
 from mhfl_mq.train.client import Worker
@@ -89,15 +90,10 @@ def _empty(folder: Path) -> None:
         (folder / MARK).touch()
 
 
-def _tiers(rules: Policy) -> list[Tier]:
-    return [Tier(tier.name, tier.width, tier.depth) for tier in rules.tiers]
-
-
 async def _measure(rules: Policy, data: Path | None) -> ProbeReport:
     """What each tier costs on this machine, so that devices can play weaker ones."""
     async with Worker(TASK, data=data) as worker:
-        options = {name: rules.algorithm.options[name] for name in ("batch", "adam") if name in rules.algorithm.options}
-        return await worker.probe(_tiers(rules), shard="0/8", options=options)
+        return await worker.probe(subject_of(rules), shard="0/8")
 
 
 def _members(count: int, here: ProbeReport) -> list[DemoDevice]:
@@ -120,7 +116,8 @@ async def _baselines(
     rules: Policy, members: list[DemoDevice], tiers: dict[str, int], rounds: int, data: Path | None, seed: int
 ) -> dict[str, float]:
     participants = [Participant(device.shard, tiers[device.name]) for device in members if device.name in tiers]
-    algorithm = algorithm_of(rules)
+    subject = subject_of(rules)
+    subject = replace(subject, options={**subject.options, "seed": float(seed)})
     largest = len(rules.tiers) - 1
     kinds = [kind for kind in BASELINES if kind != "exclusive-largest" or largest in tiers.values()]
     if len(kinds) < len(BASELINES):
@@ -133,12 +130,10 @@ async def _baselines(
                 bar.update(len(found))
                 report = await worker.baseline(
                     kind,
-                    _tiers(rules),
+                    subject,
                     participants,
                     rounds=rounds,
-                    options={"seed": seed, **algorithm.device_options(rules.algorithm.options)},
                     seed=seed,
-                    algorithm_options={"weighting": rules.algorithm.weighting},
                 )
                 found[kind] = report.score
         bar.update(len(found))

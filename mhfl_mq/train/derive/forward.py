@@ -1,12 +1,15 @@
 """Running a task's own model: what goes wrong inside it is told by the layer's name, and which values it is shown."""
 
 import copy
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, MhflError
+from mhfl_mq.train.exits import ExitNet
 
 __all__ = ["Sample", "build_model", "copy_model", "run_model", "tensors_in", "unlike_values"]
 
@@ -16,18 +19,38 @@ SEED = 20_23  # any: only that every device derives the same layout
 
 def build_model(build: Callable[[], object], whose: str) -> nn.Module:
     """What a model factory gives, ready to be run; raises `LayoutError` when it fails or gives no module."""
-    remedy = "correct the task's model factory"
+    factory, remedy = "the model factory", "correct the task's model factory"
     try:
         model = build()
     except MhflError:
         raise
     except Exception as error:
         what = f"the model of {whose} cannot be built: {type(error).__name__}: {error}"
-        raise LayoutError(what, where="the model factory", remedy=remedy) from error
+        layer, at = _layer_in_the_making(error)
+        where = f"{factory}, {layer.__name__} at {at}" if layer else factory
+        raise LayoutError(what, where=where, remedy=_CHANNELS.get(layer, remedy)) from error
     if not isinstance(model, nn.Module):
         what = f"the model of {whose} is a {type(model).__name__}, not a torch module"
-        raise LayoutError(what, where="the model factory", remedy=remedy)
+        raise LayoutError(what, where=factory, remedy=remedy)
     return model.eval()
+
+
+_CHANNELS: Mapping[type[nn.Module] | None, str] = {
+    nn.GroupNorm: "fix the channels per group, e.g. GroupNorm(channels // 4, channels), and choose widths that leave "
+    "a multiple of that number of channels",
+    nn.MultiheadAttention: "choose widths that leave a multiple of the number of heads",
+}
+
+
+def _layer_in_the_making(error: Exception) -> tuple[type[nn.Module] | None, str]:
+    """The torch layer whose constructor raised, and the task's own line that wanted it."""
+    at = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        made = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__init__" and isinstance(made, nn.Module) and type(made).__module__[:6] == "torch.":
+            return type(made), at
+        at = f"{Path(frame.f_code.co_filename).name} line {line}"
+    return None, at
 
 
 def copy_model(model: nn.Module) -> nn.Module:
@@ -43,7 +66,10 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def run_model(model: nn.Module, sample: Sample, whose: str) -> object:
-    """The model's output on the sample; raises `LayoutError` with the innermost layer that could not go on."""
+    """The model's output on the sample, of every exit that it has: each of its arrays is to be seen at work.
+
+    Raises `LayoutError` with the innermost layer that could not go on.
+    """
     running: list[str] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -56,7 +82,7 @@ def run_model(model: nn.Module, sample: Sample, whose: str) -> object:
     for name, module in model.named_modules():
         handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
     try:
-        return model(*sample)
+        return model.exits(*sample) if isinstance(model, ExitNet) else model(*sample)
     except MhflError:
         raise
     except Exception as error:

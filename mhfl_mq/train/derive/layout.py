@@ -32,10 +32,16 @@ __all__ = ["TierShape", "derive_layout"]
 
 @dataclass(frozen=True, slots=True)
 class TierShape:
-    """What a model factory is asked for: `width` in (0, 1], `depth` in blocks (0: all of them)."""
+    """What a model factory is asked for: `width` in (0, 1], `depth` in blocks (0: all of them).
+
+    `exits`: one head after every block (`mhfl_mq.train.exits.ExitNet`) instead of one at the end. `architecture`: the
+    name of one of the task's unrelated models; empty for the one that comes in sizes.
+    """
 
     width: float = 1.0
     depth: int = 0
+    exits: bool = False
+    architecture: str = ""
 
 
 Build = Callable[[TierShape], nn.Module]

@@ -17,7 +17,7 @@ from mhfl_mq.train.derive.forward import Sample, copy_model, run_model, tensors_
 from mhfl_mq.train.derive.leaves import full_name
 from mhfl_mq.train.derive.ports import Port, Ports
 
-__all__ = ["check_nesting", "check_seen"]
+__all__ = ["TOLERANCE", "check_nesting", "check_seen", "influences", "outputs_of", "random_like"]
 
 TOLERANCE = 1e-6  # relative, in float64: rounding over a deep network stays far below, a wrong cut far above
 UNSEEN = 1e-10  # relative: what is only rounding in float64 is no influence on the output
@@ -41,8 +41,8 @@ def check_nesting(
         _share(layout, k, small, full)
         _mask_means(layout, k, small, full)
         whose = f"tier {layout.tiers[k].name!r}"
-        mine = _outputs(small, leaves, inputs, whose)
-        theirs = _outputs(full, leaves, inputs, f"{whose} at full width")
+        mine = outputs_of(small, leaves, inputs, whose)
+        theirs = outputs_of(full, leaves, inputs, f"{whose} at full width")
         bad = next((n for n in mine if n not in theirs or not _agree(layout, k, leaves.get(n), n, mine, theirs)), None)
         if bad is not None:
             raise LayoutError(
@@ -59,19 +59,12 @@ def check_seen(model: nn.Module, annotated: Iterable[str], sample: Sample) -> No
     `model` is the full one, and is not changed.
     """
     model = copy_model(model).double()
-    arrays = dict(model.named_parameters())
     with torch.no_grad():
-        for array in arrays.values():
-            array.copy_(_random(array))
-    seen = [t for t in _outputs(model, {}, _doubled(sample), "the largest tier", cut_off=False)[""] if t.requires_grad]
-    if not seen:
+        for array in model.parameters():
+            array.copy_(random_like(array))
+    weight = influences(model, _doubled(sample))
+    if not weight:
         return  # an index or a class number: no slope says what it depends on
-    target = torch.stack([(t * torch.rand_like(t)).sum() for t in seen]).sum()
-    slopes: Sequence[Tensor | None] = torch.autograd.grad(target, list(arrays.values()), allow_unused=True)
-    weight = {
-        name: 0.0 if slope is None else float((slope * array.detach()).abs().max())
-        for (name, array), slope in zip(arrays.items(), slopes, strict=True)
-    }
     of_layers: dict[str, list[str]] = {}
     for name in annotated:
         of_layers.setdefault(name.rpartition(".")[0], []).append(name)
@@ -83,6 +76,23 @@ def check_seen(model: nn.Module, annotated: Iterable[str], sample: Sample) -> No
                 where=", ".join(names),
                 remedy="give the task a sample whose sequences have at least 2 entries that differ",
             )
+
+
+def influences(model: nn.Module, inputs: Sample) -> dict[str, float]:
+    """Parameter -> how much the model's output on the inputs depends on it (to be compared with one another).
+
+    Empty for outputs that have no slope.
+    """
+    arrays = dict(model.named_parameters())
+    seen = [t for t in outputs_of(model, {}, inputs, "the largest tier", cut_off=False)[""] if t.requires_grad]
+    if not seen:
+        return {}
+    target = torch.stack([(t * torch.rand_like(t)).sum() for t in seen]).sum()
+    slopes: Sequence[Tensor | None] = torch.autograd.grad(target, list(arrays.values()), allow_unused=True)
+    return {
+        name: 0.0 if slope is None else float((slope * array.detach()).abs().max())
+        for (name, array), slope in zip(arrays.items(), slopes, strict=True)
+    }
 
 
 def _doubled(sample: Sample) -> Sample:
@@ -113,12 +123,12 @@ def _share(layout: Layout, k: int, small: nn.Module, full: nn.Module) -> None:
             kept = torch.zeros_like(tensor)
             view = _cut(kept, layout, p, k)
             # A buffer may have to be positive (a running variance).
-            view.copy_(_cut(_random(tensor) if p.name in trained else torch.rand_like(tensor) + 0.5, layout, p, k))
+            view.copy_(_cut(random_like(tensor) if p.name in trained else torch.rand_like(tensor) + 0.5, layout, p, k))
             tensor.copy_(kept)
             small_arrays[p.name].copy_(view.reshape(small_arrays[p.name].shape))
 
 
-def _random(array: Tensor) -> Tensor:
+def random_like(array: Tensor) -> Tensor:
     """Random numbers that neither grow nor vanish through a layer."""
     fan = max(1, array[0].numel() if array.ndim > 1 else 4)
     numbers: Tensor = torch.randn_like(array) / fan**0.5
@@ -195,7 +205,7 @@ def _live(layout: Layout, axis: Axis, k: int) -> Tensor:
 # ---- comparing ------------------------------------------------------------------------------------------------
 
 
-def _outputs(
+def outputs_of(
     model: nn.Module, leaves: Mapping[str, Ports], inputs: Sample, whose: str, *, cut_off: bool = True
 ) -> dict[str, list[Tensor]]:
     """What each leaf gave (its last call), in the order of the calls, and under "" what the model gave.

@@ -60,7 +60,7 @@ def depthwise(s: TierShape) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, a, 1), nn.Conv2d(a, a, 3, groups=a), nn.Hardswish(), nn.Conv2d(a, 2 * a, 3, groups=a),
         nn.InstanceNorm2d(2 * a, affine=True), nn.Conv2d(2 * a, up(12, s), 1),
-        nn.BatchNorm2d(up(12, s), track_running_stats=False),
+        nn.BatchNorm2d(up(12, s), track_running_stats=False), nn.Hardswish(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(up(12, s), 4),
     )  # fmt: skip
 
