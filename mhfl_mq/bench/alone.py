@@ -10,10 +10,11 @@ import numpy as np
 
 from mhfl_mq.bench.federation import LAST, Setting, fast_disk
 from mhfl_mq.bench.fleet import Device
-from mhfl_mq.bench.local import local_accuracies
+from mhfl_mq.bench.methods import ONE_TIER
 from mhfl_mq.bench.trainer import Spent
-from mhfl_mq.segments import Tier
+from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.train.inprocess import LocalWorker
+from mhfl_mq.train.reports import Subject
 
 __all__ = ["Alone", "run_alone"]
 
@@ -50,23 +51,23 @@ async def _one(setting: Setting, worker: LocalWorker, device: Device, folder: Pa
     """One device's rounds; its model is one of a single tier, with first weights of its own size."""
     assert device.tier is not None
     named = setting.tiers[device.tier]
-    tiers = [Tier(named.name, named.width, named.depth)]
+    subject = Subject.of(
+        [LayoutTier(named.name, named.width, named.depth, named.architecture)], ONE_TIER, setting.options
+    )
     spent = result.spent[device.name] = Spent()
     flat, update = folder / "model.f32", folder / "update.f32"
-    await worker.describe(tiers, seed=setting.seed, out=flat)
-    cost = setting.costs[device.tier]
+    await worker.describe(subject, seed=setting.seed, out=flat)
+    cost, options = setting.costs[device.tier], {**setting.options, "seed": float(setting.seed)}
     for number in range(1, setting.rounds + 1):
         report = await worker.train(
-            tiers, 0, [flat], update, shard=device.shard, options=setting.options, round_number=number
+            subject, 0, [flat], update, shard=device.shard, options=options, round_number=number
         )
         (np.fromfile(flat, "<f4") + np.fromfile(update, "<f4")).astype("<f4").tofile(flat)
         spent.trainings += 1
         spent.real_s += report.metrics.get("cpu_s", 0.0)
         spent.compute_s += setting.options.get("steps", 1.0) * cost.step_s * device.profile.slowdown
         if number > setting.rounds - LAST:
-            for metric, value in (await worker.evaluate(tiers, flat)).items():
+            for metric, value in (await worker.evaluate(subject, flat)).items():
                 tier = metric.partition("/")[2]
                 result.curve.setdefault(number, {}).setdefault(tier, []).append(value)
-    alone = Device(device.name, device.shard, device.profile, 0)
-    vector = np.fromfile(flat, "<f4").astype(np.float32, copy=False)
-    result.local |= local_accuracies(setting.task, setting.folder, tiers, vector, [alone])
+    (result.local[device.name],) = await worker.local_scores(subject, flat, [(device.shard, 0)])

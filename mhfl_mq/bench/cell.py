@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,47 +10,53 @@ from statistics import fmean
 from typing import Any
 
 from mhfl_mq.bench.alone import Alone, run_alone
-from mhfl_mq.bench.federation import LAST, Setting, Simulated, run_federation
-from mhfl_mq.bench.fleet import Budgets, Cost, Device, fleet_of, place_budgets, tier_of, with_budgets
-from mhfl_mq.bench.local import has_local_test, local_accuracies
+from mhfl_mq.bench.federation import LAST, Setting, Simulated, fast_disk, run_federation
+from mhfl_mq.bench.fleet import NEVER_S, Budgets, Cost, Device, fleet_of, place_budgets, tier_of, with_budgets
 from mhfl_mq.bench.measures import DeviceFacts, Point, last_mean, mean_over_tiers, stability, time_to
-from mhfl_mq.bench.methods import EXCLUSIVE, LOCAL, ONE_TIER, REFERENCE, SMALLEST, UPPER
-from mhfl_mq.bench.plan import FORMAT, Cell, Plan, algorithm_of
+from mhfl_mq.bench.methods import EXCLUSIVE, LOCAL, ONE_TIER, SMALLEST, UPPER
+from mhfl_mq.bench.plan import FORMAT, Cell, Plan, algorithm_of, own_costs, reference_costs
 from mhfl_mq.bench.profiles import constraints
-from mhfl_mq.bench.sets import SETS, DataSet, tiers_of
+from mhfl_mq.bench.sets import SETS, DataSet, Kind, kind_of, tiers_of
 from mhfl_mq.bench.trainer import Spent
-from mhfl_mq.policy import Tier
+from mhfl_mq.errors import TaskError
+from mhfl_mq.policy import Budget, Tier
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.train.inprocess import LocalWorker
+from mhfl_mq.train.reports import Subject
 from mhfl_mq.train.task import Task
 
 __all__ = ["Costs", "measure_costs", "run_cell"]
 
 Costs = Mapping[str, Sequence[Cost]]
-"""By algorithm, tiers smallest first."""
+"""By the names of `mhfl_mq.bench.plan`, tiers smallest first."""
 
 
-def measure_costs(worker: LocalWorker, task: Task, data: DataSet, algorithm: str, plan: Plan) -> list[Cost]:
+def measure_costs(worker: LocalWorker, data: DataSet, algorithm: str, kind: Kind, plan: Plan) -> list[Cost]:
     """What each tier costs on this machine: the probe of a device, and the lengths of the layout.
 
-    A tier contains the ones below it, so one that was measured to be cheaper shows what those cost at most: a busy
-    machine makes steps longer, never shorter.
+    Tiers in width or depth contain the ones below them, so one that was measured to be cheaper shows what those cost at
+    most: a busy machine makes steps longer, never shorter.
     """
 
     async def measured() -> list[Cost]:
-        tiers = [LayoutTier(tier.name, tier.width, tier.depth) for tier in tiers_of(data, algorithm)]
-        description = await worker.describe(tiers)
-        options = {**data.options, **plan.options}
-        report = await worker.probe(tiers, shard=data.shards(plan.devices)[0], options=options)
-        for name, why in report.left_out.items():
-            raise RuntimeError(f"tier {name} of {data.name} does not run here: {why}")
-        steps = [probe.step_s for probe in report.probes]
-        return [
-            Cost(min(steps[index:]), probe.peak_bytes, description.layout.lengths[index])
-            for index, probe in enumerate(report.probes)
-        ]
+        tiers = [_layout_tier(tier) for tier in tiers_of(data, kind)]
+        subject = Subject.of(tiers, algorithm, {**data.options, **plan.options})
+        description = await worker.describe(subject)
+        report = await worker.probe(subject, shard=data.shards(plan.devices)[0])
+        if not report.probes:
+            raise TaskError("no tier of it runs here", where=data.name, remedy=next(iter(report.left_out.values()), ""))
+        found = {probe.tier: probe for probe in report.probes}
+        steps = [found[tier.name].step_s if tier.name in found else NEVER_S for tier in tiers]
+        if kind is not Kind.FOREIGN:
+            steps = [min(steps[index:]) if one < NEVER_S else one for index, one in enumerate(steps)]
+        peaks = [found[tier.name].peak_bytes if tier.name in found else 0 for tier in tiers]
+        return [Cost(*one) for one in zip(steps, peaks, description.layout.lengths, strict=True)]
 
     return asyncio.run(measured())
+
+
+def _layout_tier(tier: Tier) -> LayoutTier:
+    return LayoutTier(tier.name, tier.width, tier.depth, tier.architecture)
 
 
 def run_cell(
@@ -64,11 +71,11 @@ def run_cell(
     data, case = SETS[cell.data], constraints()[cell.constraint]
     options = {**data.options, **plan.options}
     steps = int(options.get("steps", 1))
-    budgets = place_budgets(case, costs[REFERENCE], steps)
-    algorithm = algorithm_of(cell.method)
-    tiers = with_budgets(tiers_of(data, algorithm), budgets, steps)
+    algorithm, own = algorithm_of(cell.method), costs[own_costs(cell.method)]
+    budgets = place_budgets(case, costs.get(reference_costs(cell.method), own), steps)
+    tiers = with_budgets(tiers_of(data, kind_of(algorithm)), budgets, steps)
     fleet = [
-        replace(device, tier=tier_of(tiers, costs[algorithm], device.profile, budgets))
+        replace(device, tier=tier_of(tiers, own, device.profile, budgets))
         for device in fleet_of(case, data.shards(plan.devices), cell.seed)
     ]
     setting = Setting(
@@ -76,7 +83,7 @@ def run_cell(
         folder=None if plan.folder is None else Path(plan.folder),
         algorithm=algorithm,
         tiers=tiers,
-        costs=costs[algorithm],
+        costs=own,
         budgets=budgets,
         devices=fleet,
         options={**options, **data.algorithm_options.get(cell.method, {})},
@@ -100,7 +107,9 @@ def run_cell(
     if cell.method == LOCAL:
         result = _alone(setting, fleet, run_alone(setting, worker, told), data.target)
     else:
-        result = _federated(setting, fleet, run_federation(setting, worker, lambda one: told(one.number)), data.target)
+        run = run_federation(setting, worker, lambda one: told(one.number))
+        local = asyncio.run(_local(setting, worker, run))
+        result = _federated(setting, fleet, run, local, data.target)
     return document | result | {"largest": result["accuracy"].get(top)}
 
 
@@ -120,7 +129,8 @@ def _as_baseline(method: str, setting: Setting) -> Setting:
     return replace(
         setting,
         algorithm=ONE_TIER,
-        tiers=(Tier(setting.tiers[tier].name, setting.tiers[tier].width, setting.tiers[tier].depth),),
+        weighting="uniform",
+        tiers=(replace(setting.tiers[tier], budget=Budget()),),
         costs=[setting.costs[tier]],
         budgets=Budgets(),
         devices=[replace(one, tier=0) for one in taken],
@@ -131,6 +141,7 @@ def _tier(setting: Setting, index: int) -> dict[str, Any]:
     tier, cost = setting.tiers[index], setting.costs[index]
     return {
         "name": tier.name,
+        "architecture": tier.architecture,
         "width": tier.width,
         "depth": tier.depth,
         "coordinates": cost.length,
@@ -145,7 +156,25 @@ def _names(setting: Setting) -> dict[str, str | None]:
     return {one.name: None if one.tier is None else setting.tiers[one.tier].name for one in setting.devices}
 
 
-def _federated(setting: Setting, fleet: Sequence[Device], run: Simulated, target: float) -> dict[str, Any]:
+async def _local(setting: Setting, worker: LocalWorker, run: Simulated) -> dict[str, float]:
+    """How good each device's model is on its own test data; as it says itself where no other can know."""
+    members = [device for device in setting.devices if device.tier is not None]
+    subject = Subject.of([_layout_tier(tier) for tier in setting.tiers], setting.algorithm, setting.options)
+    with tempfile.TemporaryDirectory(prefix="mhfl-bench-", dir=fast_disk()) as folder:
+        flat = Path(folder) / "last.f32"
+        run.flat.tofile(flat)
+        devices = [(device.shard, device.tier) for device in members if device.tier is not None]
+        scores = await worker.local_scores(subject, flat, devices)
+    if scores:
+        return {device.name: score for device, score in zip(members, scores, strict=True)}
+    own = f"own/{setting.task.metric_name}"
+    said = {name: metrics[own] for one in run.rounds for name, metrics in one.counted.items() if own in metrics}
+    return {device.name: said[device.name] for device in members if device.name in said}
+
+
+def _federated(
+    setting: Setting, fleet: Sequence[Device], run: Simulated, local: Mapping[str, float], target: float
+) -> dict[str, Any]:
     curve, merges = [], 0
     for one in run.rounds:
         if one.committed:
@@ -153,8 +182,6 @@ def _federated(setting: Setting, fleet: Sequence[Device], run: Simulated, target
             if merges in run.measured:
                 figures = {name.partition("/")[2]: value for name, value in one.metrics.items()}
                 curve.append(Point(one.number, one.closed_s, figures))
-    layout_tiers = [LayoutTier(tier.name, tier.width, tier.depth) for tier in setting.tiers]
-    local = local_accuracies(setting.task, setting.folder, layout_tiers, run.flat, setting.devices)
     names, facts = _names(setting), []
     for device in fleet:
         spent, link, traffic = (
@@ -224,7 +251,7 @@ def _document(
         "seconds_to_target_simulated": time_to(curve, carried, target),
         "seconds_simulated": seconds,
         "stability": stability([one.local for one in facts if one.local is not None]),
-        "local_test": "own" if has_local_test(setting.task) else "common",
+        "local_test": "common" if setting.task.local_test is None else "own",
         "participation": sum(one.counted > 0 for one in facts) / len(facts),
         "participation_of_rounds": sum(one.counted for one in facts) / (len(facts) * setting.rounds),
         "bytes_up": sum(one.bytes_up for one in facts),

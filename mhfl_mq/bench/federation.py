@@ -28,7 +28,7 @@ from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, Parts, run_aggregator, run_device
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.run.training import TaskFoundation, TaskTrainer
-from mhfl_mq.segments import Layout, Vector
+from mhfl_mq.segments import Vector
 from mhfl_mq.store.device import DeviceStore
 from mhfl_mq.store.state import Store
 from mhfl_mq.testing.sim_time import Database, Life, SimClock, SimLoop
@@ -55,7 +55,7 @@ class Setting:
     """A federation to run. `tiers` have their budgets; `costs` are theirs; `devices` are those that take part.
 
     `cohort`: how many a round trains (None: all). `evaluate_every`: rounds between two evaluations; the last `LAST`
-    are always evaluated.
+    are always evaluated. `weighting`: what an update counts; empty: what the algorithm's paper says.
     """
 
     task: Task
@@ -69,7 +69,7 @@ class Setting:
     rounds: int
     seed: int
     cohort: int | None = None
-    weighting: str = "uniform"
+    weighting: str = ""
     evaluate_every: int = 1
 
 
@@ -79,7 +79,6 @@ class Simulated:
 
     rounds: list[RoundSeen]
     measured: set[int]  # versions whose metrics are their own: see `BenchFoundation`
-    layout: Layout
     flat: Vector
     seconds: float  # virtual, from the opening of the first round to the end of the last
     spent: dict[str, Spent] = field(default_factory=dict)
@@ -168,12 +167,9 @@ class _Run:
                 where=f"algorithm {setting.algorithm}",
                 remedy="no round can be opened when too few devices carry a tier",
             ) from None
-        if foundation.layout is None:
-            raise ConfigError("the federation ended without a model", where=f"algorithm {setting.algorithm}")
         return Simulated(
             rounds=watch.rounds,
             measured=foundation.measured,
-            layout=foundation.layout,
             flat=foundation.flat,
             seconds=max((one.closed_s for one in watch.rounds), default=0.0),
             spent=self._spent,

@@ -17,10 +17,12 @@ from mhfl_mq.bench.profiles import Bound, Constraint, Part, Profile
 from mhfl_mq.policy import Budget, Tier, assign_tier, transfer_seconds
 from mhfl_mq.wire.messages import Capability, ProbeResult
 
-__all__ = ["Budgets", "Cost", "Device", "capability", "fleet_of", "place_budgets", "tier_of", "with_budgets"]
+__all__ = ["NEVER_S", "Budgets", "Cost", "Device", "capability", "fleet_of", "place_budgets", "tier_of", "with_budgets"]
 
 ROOM: Final = 1.1
 """How far a budget is above the cost that it must allow, where it cannot be midway between that and the next one."""
+NEVER_S: Final = 1e9
+"""Seconds of a step of a tier that no device runs: one that is the aggregator's own, or failed in its probe."""
 REFUSED: Final = 10.0
 """What a device that could carry no tier counts, in tiers that it is away from its plan."""
 
@@ -117,7 +119,7 @@ def capability(
     probes = tuple(
         ProbeResult(name, cost.step_s * profile.slowdown, cost.peak_bytes)
         for name, cost in zip(names, costs, strict=True)
-        if cost.peak_bytes <= room
+        if cost.step_s < NEVER_S and cost.peak_bytes <= room
     )
     return Capability(session, layout, examples, profile.link_bytes_s, probes)
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mhfl_mq.bench.methods import BASELINES, REFERENCE
-from mhfl_mq.bench.plan import Cell, Plan, algorithm_of
+from mhfl_mq.bench.methods import BASELINES
+from mhfl_mq.bench.plan import Cell, Plan, costs_wanted, own_costs
 from mhfl_mq.bench.pool import BenchProcess
 from mhfl_mq.errors import ConfigError, MhflError
 from mhfl_mq.store.files import RealFiles, atomic_write, explained, make_folder
@@ -83,8 +83,7 @@ async def run_matrix(
 ) -> Outcome:
     """Run what is missing; `told` hears how many rounds are done, `say` a line now and then.
 
-    A cell that fails is reported and the others go on. Raises `ConfigError` for a folder that is not a benchmark's,
-    and what measuring the costs raises.
+    A cell that fails is reported and the others go on. Raises `ConfigError` for a folder that is not a benchmark's.
     """
     _take_folder(out)
     outcome, waiting = Outcome(), asyncio.Queue[Cell]()
@@ -111,15 +110,15 @@ async def run_matrix(
                     done[cell] = rounds
                     told(sum(done.values()))
 
-                wanted = {REFERENCE, algorithm_of(cell.method)}
+                wanted = costs_wanted(cell.method)
                 request = {
                     "job": "cell",
                     "cell": asdict(cell),
                     "plan": asdict(plan),
-                    "costs": {name: costs[cell.data][name] for name in wanted if name in costs[cell.data]},
+                    "costs": {name: tiers for name, tiers in costs.get(cell.data, {}).items() if name in wanted},
                 }
                 try:
-                    if algorithm_of(cell.method) not in costs[cell.data]:
+                    if own_costs(cell.method) not in costs.get(cell.data, {}):
                         raise ConfigError("its tiers could not be measured", where=cell.key)
                     document = await process.ask(request, progress)
                     _write(out / CELLS / f"{cell.key}.json", document)
@@ -142,18 +141,16 @@ async def _costs(matrix: Matrix, out: Path, say: Callable[[str], None]) -> dict[
     An algorithm that cannot be measured is left out, so that its cells fail and no others.
     """
     costs: dict[str, dict[str, Any]] = _read(out / COSTS)
-    wanted = dict.fromkeys([REFERENCE, *(algorithm_of(method) for method in matrix.methods)])
+    wanted = dict.fromkeys(name for method in matrix.methods for name in costs_wanted(method))
     missing = [(data, name) for data in matrix.plans for name in wanted if name not in costs.get(data, {})]
     if missing:
         say("measuring this machine: what a training step of each tier costs")
     async with BenchProcess() as process:
         for data, name in missing:
-            request = {"job": "measure", "data": data, "algorithm": name, "plan": asdict(matrix.plans[data])}
+            request = {"job": "measure", "data": data, "costs": name, "plan": asdict(matrix.plans[data])}
             try:
                 costs.setdefault(data, {})[name] = await process.ask(request)
             except MhflError as error:
-                if name == REFERENCE:
-                    raise
                 say(f"{name} on {data} cannot be measured: {error}")
             else:
                 _write(out / COSTS, costs)

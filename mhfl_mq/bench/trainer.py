@@ -9,9 +9,9 @@ import numpy as np
 
 from mhfl_mq.bench.fleet import Budgets, Cost, Device, capability
 from mhfl_mq.policy import Policy
-from mhfl_mq.run.ports import TrainResult
+from mhfl_mq.run.ports import Founded, TrainResult
 from mhfl_mq.run.training import TaskFoundation, TaskTrainer
-from mhfl_mq.segments import Layout, Vector
+from mhfl_mq.segments import Span, Vector
 from mhfl_mq.wire.messages import Capability, Offer, Survey
 
 __all__ = ["BenchFoundation", "BenchTrainer", "Spent"]
@@ -68,7 +68,9 @@ class BenchTrainer:
         self._spent.compute_s += seconds
         self._spent.real_s += result.metrics.get("cpu_s", 0.0)
         self._spent.trainings += 1
-        return TrainResult(result.update, result.weight, {**result.metrics, "seconds": seconds})
+        # What this machine's clock showed stays here: nothing of a run may depend on it.
+        simulated = {**result.metrics, "seconds": seconds, "cpu_s": seconds}
+        return TrainResult(result.update, result.weight, simulated)
 
     async def close(self) -> None:
         """Nothing to end."""
@@ -87,21 +89,27 @@ class BenchFoundation:
     all_from: int
     measured: set[int] = field(default_factory=set)
     flat: Vector = field(default_factory=lambda: np.empty(0, np.float32))
-    layout: Layout | None = None
     _merges: int = -1
     _figures: Mapping[str, float] = field(default_factory=dict)
 
-    async def found(self, policy: Policy, folder: Path) -> tuple[Layout, Path]:
-        """The layout of the task's model, and its first weights."""
+    async def found(self, policy: Policy, folder: Path | None) -> Founded:
+        """The layout of the task's models, and their first version."""
         return await self.inner.found(policy, folder)
 
-    async def evaluate(self, layout: Layout, flat: Path) -> Mapping[str, float]:
-        """The task's metric of every tier."""
+    async def conclude(
+        self, policy: Policy, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
+    ) -> None:
+        """The algorithm's own step at the aggregator, which takes no virtual time: that machine is not simulated."""
+        await self.inner.conclude(policy, head=head, merged=merged, updates=updates, round_number=round_number)
+
+    async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
+        """The task's metric of every tier; nothing where devices report their own."""
         self._merges += 1
-        self.layout = layout
         self.flat = np.fromfile(flat, "<f4").astype(np.float32, copy=False)
         if self._merges % self.every == 0 or self._merges > self.all_from:
-            self._figures = await self.inner.evaluate(layout, flat)
+            self._figures = await self.inner.evaluate(policy, flat)
+            self.measured.add(self._merges)
+        if not self._figures:  # they do, every round
             self.measured.add(self._merges)
         return self._figures
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from mhfl_mq.bench.cell import measure_costs, run_cell
 from mhfl_mq.bench.fleet import Cost
 from mhfl_mq.bench.plan import Cell, Plan
-from mhfl_mq.bench.sets import SETS
+from mhfl_mq.bench.sets import SETS, Kind, open_task
 from mhfl_mq.errors import MhflError
 from mhfl_mq.train.inprocess import LocalWorker
 from mhfl_mq.train.task import Task
@@ -26,10 +26,10 @@ __all__ = ["main"]
 
 
 @lru_cache(maxsize=2)
-def opened(data: str, folder: str | None, devices: int, seed: int) -> tuple[Task, LocalWorker]:
+def opened(data: str, folder: str | None, devices: int, seed: int, validation: bool) -> tuple[Task, LocalWorker]:
     """A task and what does its jobs: layouts and data are kept from one cell to the next."""
     place = None if folder is None else Path(folder)
-    task = SETS[data].open_task(place, devices, seed)
+    task = open_task(SETS[data], place, devices, seed, validation=validation)
     return task, LocalWorker(task, place)
 
 
@@ -37,12 +37,13 @@ def answer(request: dict[str, Any], out: TextIO) -> Any:
     """Do one job."""
     plan = Plan(**request["plan"])
     if request["job"] == "measure":
-        task, worker = opened(request["data"], plan.folder, plan.devices, 0)
-        costs = measure_costs(worker, task, SETS[request["data"]], request["algorithm"], plan)
+        _, worker = opened(request["data"], plan.folder, plan.devices, 0, plan.validation)
+        algorithm, _, kind = request["costs"].rpartition(".")
+        costs = measure_costs(worker, SETS[request["data"]], algorithm, Kind(kind), plan)
         return [asdict(cost) for cost in costs]
     cell = Cell(**request["cell"])
     known = {name: [Cost(**cost) for cost in tiers] for name, tiers in request["costs"].items()}
-    task, worker = opened(cell.data, plan.folder, plan.devices, cell.seed)
+    task, worker = opened(cell.data, plan.folder, plan.devices, cell.seed, plan.validation)
     return run_cell(cell, plan, known, worker, task, lambda rounds: _write(out, {"done": rounds}))
 
 

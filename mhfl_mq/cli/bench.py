@@ -66,6 +66,7 @@ def _seeds(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Where the files of the data sets lie that do not ship with the package.",
 )
+@click.option("--validation", is_flag=True, help="Score on a part of the training data: for choosing settings.")
 @json_option
 def command(
     algorithms: tuple[str, ...] | None,
@@ -80,6 +81,7 @@ def command(
     quick: bool,
     no_baselines: bool,
     data_folder: Path | None,
+    validation: bool,
     as_json: bool,
 ) -> int:
     """Run algorithms and baselines on a simulated plant with real training, and report what each costs and gains.
@@ -89,7 +91,9 @@ def command(
     one file for each run in the folder, results.json, report.md, and plots where matplotlib is installed. Interrupt
     it at any time: the same command goes on from there. Exit code 1 when runs failed.
     """
-    matrix = _matrix(algorithms, cases, data, seeds, rounds, devices, cohort, quick, not no_baselines, data_folder)
+    matrix = _matrix(
+        algorithms, cases, data, seeds, rounds, devices, cohort, quick, not no_baselines, data_folder, validation
+    )
     outcome = _run(matrix, out, jobs)
     from mhfl_mq.bench.report import COLUMNS, table_rows, write_report
 
@@ -119,6 +123,7 @@ def _matrix(
     quick: bool,
     baselines: bool,
     folder: Path | None,
+    validation: bool,
 ) -> "Matrix":
     """What the options ask for; raises `ConfigError` with the closest name."""
     from mhfl_mq.bench.matrix import Matrix
@@ -133,20 +138,34 @@ def _matrix(
         methods = tuple(dict.fromkeys((*methods, *BASELINES)))
     bound = pick("constraint", cases or (["memory"] if quick else list(constraints())), tuple(constraints()))
     plans = {
-        name: _plan(SETS[name], rounds, devices, cohort, quick, folder) for name in pick("data set", data, list(SETS))
+        name: _plan(SETS[name], rounds, devices, cohort, quick, folder, validation)
+        for name in pick("data set", data, list(SETS))
     }
     return Matrix(methods, bound, seeds, plans)
 
 
 def _plan(
-    data: "DataSet", rounds: int | None, devices: int | None, cohort: int | None, quick: bool, folder: Path | None
+    data: "DataSet",
+    rounds: int | None,
+    devices: int | None,
+    cohort: int | None,
+    quick: bool,
+    folder: Path | None,
+    validation: bool,
 ) -> "Plan":
     from mhfl_mq.bench.plan import Plan
+    from mhfl_mq.bench.sets import Files
     from mhfl_mq.errors import ConfigError
 
-    if data.needs and folder is None:
-        raise ConfigError(f"{data.name} needs a folder", where="mhfl bench --data-folder", remedy=data.needs)
-    plan = Plan(data.rounds, data.devices, None if folder is None else str(folder.absolute()), cohort)
+    place = data.folder(folder)
+    if data.files is Files.NEEDED and place is None:
+        raise ConfigError(
+            f"no folder of {data.name} is given",
+            where="mhfl bench",
+            remedy="give --data-folder; docs/data.md says how to get its files",
+        )
+    plan = Plan(data.rounds, data.devices, None if place is None else str(place.absolute()), cohort)
+    plan = replace(plan, validation=validation)
     if quick:
         plan = replace(plan, rounds=QUICK_ROUNDS, devices=min(QUICK_DEVICES, data.devices))
     return replace(plan, rounds=rounds or plan.rounds, devices=devices or plan.devices)

@@ -4,12 +4,14 @@ A job runs whole when it is asked for, so the event loop stands meanwhile: right
 """
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mhfl_mq.errors import MhflError, TrainingFailed
 from mhfl_mq.train.client import Worker
 from mhfl_mq.train.jobs import Jobs
+from mhfl_mq.train.reports import Subject
 from mhfl_mq.train.task import Task
 
 __all__ = ["LocalWorker"]
@@ -27,6 +29,15 @@ class LocalWorker(Worker):
 
     async def close(self) -> None:
         """Nothing to end."""
+
+    async def local_scores(self, subject: Subject, flat: Path, devices: Sequence[tuple[str, int]]) -> list[float]:
+        """The metric of each device's tier of the version in the file `flat`, on the device's own test examples.
+
+        `devices` are shards and tiers; empty where parts of the models never leave the devices.
+        """
+        arguments = {"subject": subject.document(), "flat": str(flat), "devices": [list(one) for one in devices]}
+        scores: list[float] = (await self._job("local_scores", arguments))["scores"]
+        return scores
 
     async def _job(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -120,8 +120,8 @@ async def test_a_real_process_measures_runs_a_cell_tells_errors_and_ends_at_once
     cell = {"data": "wind", "constraint": "memory", "method": "heterofl", "seed": 0}
     heard: list[int] = []
     async with BenchProcess() as process:
-        measured = await process.ask({"job": "measure", "data": "wind", "algorithm": "heterofl", "plan": plan})
-        costs = {"heterofl": measured}
+        name = "heterofl.width"
+        costs = {name: await process.ask({"job": "measure", "data": "wind", "costs": name, "plan": plan})}
         document = await process.ask({"job": "cell", "cell": cell, "plan": plan, "costs": costs}, heard.append)
         with pytest.raises(TrainingFailed, match="KeyError"):
             await process.ask({"job": "cell", "cell": {**cell, "data": "none"}, "plan": plan, "costs": costs})
