@@ -10,18 +10,29 @@ from mhfl_mq.families.distillation.feddf import FedDF, FedDFWeights
 from mhfl_mq.families.distillation.feddistill import FedDistill
 from mhfl_mq.families.distillation.fedet import FedET
 from mhfl_mq.families.distillation.fedmd import FedMD
+from mhfl_mq.families.native.fedgroups import FedGroups
+from mhfl_mq.families.native.fedproto import FedProto
+from mhfl_mq.families.native.fedtgp import FedTGP
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
+from mhfl_mq.families.sharing.fedrolex import FedRolex
+from mhfl_mq.families.sharing.fiarse import Fiarse
+from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
 from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
+from mhfl_mq.families.sharing.slimmable import Slimmable
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
 
 _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
+    FedRolex,
+    Slimmable,
+    FjORD,
+    Fiarse,
     FedPer,
     FedRep,
     LGFedAvg,
@@ -31,6 +42,9 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedDF,
     FedDFWeights,
     FedET,
+    FedProto,
+    FedTGP,
+    FedGroups,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

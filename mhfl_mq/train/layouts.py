@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, TaskError
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
+from mhfl_mq.families.sharing.rows import ROWS
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
 from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
 from mhfl_mq.train.parts import Head, Parts, find_head, parts_of
+from mhfl_mq.train.ranked import ranked_layout
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["Sizes", "build_module", "planned_layout"]
@@ -138,18 +140,14 @@ def planned_layout(
     layout = _CUTS[plan.cut](sizes)
     if plan.shares is not Shares.ALL:
         layout = _shared(layout, sizes)
+    if plan.rows:
+        layout = _with_rows(layout, sizes)
     return replace(layout, parameters=(*own, *layout.parameters)) if own else layout, sizes
 
 
 def _nested(sizes: Sizes) -> Layout:
     task, plan = sizes.task, sizes.plan
-    foreign = [tier.name for tier in sizes.tiers if tier.architecture]
-    if foreign:
-        raise LayoutError(
-            f"tier {foreign[0]!r} names an architecture, and this algorithm cuts all tiers out of one model",
-            where=task.name,
-            remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
-        )
+    _refuse_foreign(sizes)
     by_shape = {(tier.width, tier.depth): tier for tier in sizes.tiers}
 
     def build(shape: TierShape) -> nn.Module:
@@ -162,8 +160,31 @@ def _nested(sizes: Sizes) -> Layout:
         widest = [
             build(TierShape(sizes.tiers[-1].width, depth)) for depth in dict.fromkeys(t.depth for t in sizes.tiers)
         ]
-        layout = replace(layout, rolls=roll_units(widest, layout, sizes.sample(widest[-1])))
+        layout = replace(layout, rolls=_rolls(roll_units(widest, layout, sizes.sample(widest[-1])), layout, task))
     return _private_last(layout, sizes) if plan.private_last else layout
+
+
+def _refuse_foreign(sizes: Sizes) -> None:
+    foreign = [tier.name for tier in sizes.tiers if tier.architecture]
+    if foreign:
+        raise LayoutError(
+            f"tier {foreign[0]!r} names an architecture, and this algorithm cuts all tiers out of one model",
+            where=sizes.task.name,
+            remedy="use an algorithm of the native or distillation family, or tiers of widths and depths",
+        )
+
+
+def _rolls(units: Mapping[str, int], layout: Layout, task: Task) -> Mapping[str, int]:
+    """The units of the groups that may be rolled; those that may not keep their static prefix, if any is left."""
+    if layout.groups and not units:
+        raise LayoutError(
+            f"none of the groups {', '.join(sorted(layout.groups))} can be rolled: the model reads the order of all "
+            "their channels",
+            where=task.name,
+            remedy="use heterofl, whose windows stay, or take out what fixes the order (a code of positions, a local "
+            "norm over channels)",
+        )
+    return units
 
 
 def _whole(sizes: Sizes) -> Layout:
@@ -183,7 +204,11 @@ def _apart(sizes: Sizes) -> Layout:
 
 
 def _ranked(sizes: Sizes) -> Layout:
-    raise NotImplementedError
+    """Each tier holds as much of the full model as its own width's model has."""
+    _refuse_foreign(sizes)
+    models = [_build(sizes.task, tier, sizes.plan, keep_depth=True) for tier in sizes.tiers]
+    full = build_module(sizes.task, sizes.tiers, len(sizes.tiers) - 1, sizes.plan)
+    return ranked_layout(sizes.tiers, full, [sum(p.numel() for p in model.parameters()) for model in models])
 
 
 _CUTS: Mapping[Cut, Callable[[Sizes], Layout]] = {
@@ -206,6 +231,24 @@ def _shared(layout: Layout, sizes: Sizes) -> Layout:
     used = {axis.group for p in kept for axis in p.axes}
     groups = {name: widths for name, widths in layout.groups.items() if name in used}
     return Layout(layout.tiers, groups, kept, whole=layout.whole or (not groups and not any(p.since for p in kept)))
+
+
+def _with_rows(layout: Layout, sizes: Sizes) -> Layout:
+    """The layout with an array of rows for each segment that has columns of the head."""
+    names = {head.name for head in sizes.heads}
+    rows = Axis(sizes.classes)
+    arrays = {i: p for i, p in enumerate(layout.parameters) if p.name.rpartition(".")[0] in names}
+    plain = all(p.axes[:1] == (rows,) for p in arrays.values())
+    if len(names) > 1 or not plain or {p.name for p in arrays.values()} != set(sizes.parts[-1].head):
+        raise LayoutError(
+            "its arrays are not one row for each class, so none can be left to those who have the class",
+            where=f"head {sizes.heads[-1].name!r}",
+            remedy="let one layer, such as nn.Linear, make the scores in every tier, or leave out the option 'masked'",
+        )
+    (name,) = names
+    segments = sorted({box.segment for box in layout.boxes if box.parameter in arrays})
+    own = tuple(Parameter(f"{ROWS}{k}:{name}", (rows,), since=k) for k in segments)
+    return replace(layout, parameters=(*own, *layout.parameters))
 
 
 def _own(one: Own, sizes: Sizes) -> Parameter:

@@ -51,6 +51,19 @@ def test_every_shipped_policy_passes_with_what_is_installed_here(mhfl: Any, defa
     assert done.out.count(": ok\n") == len(files)
 
 
+@pytest.mark.parametrize(("name", "fits"), [("heterofl", False), ("fedgroups", True), ("fedtgp", True), ("auto", True)])
+def test_an_architecture_needs_an_algorithm_for_unlike_models(
+    mhfl: Any, default: Path, tmp_path: Path, name: str, fits: bool
+) -> None:
+    text = default.with_name("mixed-architectures.yaml").read_text()
+    text = "\n".join(line for line in text.splitlines() if "lambda:" not in line and "inference:" not in line)
+    path = tmp_path / "mixed-architectures.yaml"
+    path.write_text(text.replace("name: fedproto", f"name: {name}"))
+    done = mhfl("policy", "check", path)
+    assert (done.code == 0) is fits, done.out
+    assert done.out.count("POL031") == (0 if fits else 3)
+
+
 def test_all_findings_of_all_files_are_shown_with_place_caret_and_hint(mhfl: Any, wrong: Path, default: Path) -> None:
     done = mhfl("policy", "check", wrong, default, wrong.parent / "none.yaml")
     assert done.code == 4
@@ -151,3 +164,21 @@ def test_init_into_a_folder_that_is_not_there_says_so(mhfl: Any, tmp_path: Path)
     done = mhfl("init", tmp_path / "no" / "x.yaml")
     assert done.code == 3
     assert done.err.startswith(f"error: {tmp_path / 'no' / 'x.yaml'} cannot be written: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("communication", "says"),
+    [
+        ("{}", "communication  float32\n"),
+        ("{precision: int8, top_k: 0.1, every: 2}", "communication  int8, the largest 10 %, every 2 rounds\n"),
+        (
+            "{adaptive: true, smallest_top_k: 0.2}",
+            "communication  float32; less where that takes a link over 10s, down to int8, the largest 25 %, every 4 ",
+        ),
+    ],
+)
+def test_how_updates_travel_is_shown_in_one_line(mhfl: Any, tmp_path: Path, communication: str, says: str) -> None:
+    path = tmp_path / "policy.yaml"
+    text = Path(str(shipped("policies") / "baseline-smallest.yaml")).read_text()
+    path.write_text(f"{text}\n  communication: {communication}\n")
+    assert says in mhfl("policy", "show", path).out

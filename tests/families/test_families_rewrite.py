@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mhfl_mq.errors import LocalMisuse, StoreError
-from mhfl_mq.families.rewrite import mean_of, read_range, rewrite, sum_of
+from mhfl_mq.families.rewrite import mean_of, read_range, sum_of, write_range
 from mhfl_mq.segments import Accumulator, Axis, Bounds, Layout, Parameter, Span, Tier
 from mhfl_mq.segments.blocks import BLOCK
 
@@ -33,7 +33,7 @@ def test_a_range_is_written_over_an_array_and_over_a_file(tmp_path: Path) -> Non
     np.zeros(5, np.float32).tofile(path)
     flat = np.zeros(5, np.float32)
     for out in (flat, path):
-        rewrite(out, 1, np.array([[1.5, 2.0], [3.0, 1e-9]]))
+        write_range(out, 1, np.array([[1.5, 2.0], [3.0, 1e-9]]))
     expected = np.array([0, 1.5, 2, 3, 1e-9], np.float32)
     assert flat.tobytes() == expected.tobytes() == path.read_bytes()
 
@@ -42,13 +42,13 @@ def test_what_is_not_finite_is_never_written() -> None:
     flat = np.zeros(2, np.float32)
     for value in (np.nan, np.inf, 1e300):  # the last one is not finite as float32
         with pytest.raises(LocalMisuse, match="not finite"), np.errstate(over="ignore"):
-            rewrite(flat, 0, np.array([0.0, value]))
+            write_range(flat, 0, np.array([0.0, value]))
     assert flat.tolist() == [0, 0]
 
 
 def test_a_version_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
-        rewrite(tmp_path / "none", 0, np.zeros(1))
+        write_range(tmp_path / "none", 0, np.zeros(1))
 
 
 def test_sum_and_mean_of_an_own_array_are_over_all_tiers_and_a_mean_of_nothing_is_none() -> None:

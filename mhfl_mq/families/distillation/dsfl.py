@@ -16,7 +16,7 @@ from mhfl_mq.families.base import About, Averaging, Evaluated, Family
 from mhfl_mq.families.distillation.fedmd import ALIGN_STEPS, LOGITS
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Plan, Shares
-from mhfl_mq.families.rewrite import Out, mean_of, rewrite
+from mhfl_mq.families.rewrite import Out, mean_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
 __all__ = ["DSFL", "sharpened"]
@@ -46,7 +46,7 @@ class DSFL(Averaging):
         mean = mean_of(total, layout, LOGITS.array)
         if mean is not None:
             temperature = self.numbers.get("temperature", self.NUMBERS["temperature"].default)
-            rewrite(out, layout.where(LOGITS.array)[0], sharpened(mean, temperature))
+            write_range(out, layout.where(LOGITS.array)[0], sharpened(mean, temperature))
 
 
 def sharpened(mean: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:

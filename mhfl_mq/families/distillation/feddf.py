@@ -18,7 +18,7 @@ from mhfl_mq.families.base import About, Averaging, Family, Weighting
 from mhfl_mq.families.distillation.fedmd import LOGITS
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Plan
-from mhfl_mq.families.rewrite import Out, mean_of, rewrite
+from mhfl_mq.families.rewrite import Out, mean_of, write_range
 from mhfl_mq.families.sharing.heterofl import SERVER_RATE
 from mhfl_mq.segments import Accumulator, Layout, Source
 
@@ -54,7 +54,7 @@ class FedDF(Averaging):
         Averaging.finalize(self, total, layout, head, out)
         mean = mean_of(total, layout, LOGITS.array)
         if mean is not None:
-            rewrite(out, layout.where(LOGITS.array)[0], mean)
+            write_range(out, layout.where(LOGITS.array)[0], mean)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from mhfl_mq.families.base import About, Averaging, Evaluated, Family
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
-from mhfl_mq.families.rewrite import Out, read_range, rewrite, sum_of
+from mhfl_mq.families.rewrite import Out, read_range, sum_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
 __all__ = ["FedDistill"]
@@ -50,6 +50,6 @@ class FedDistill(Averaging):
         rows, share = layout.where(LOGITS.array), layout.where(SHARES.array)
         old_rows, old_shares = read_range(head, *rows).reshape(sums.shape), read_range(head, *share)
         divisor = np.where(present, shares, 1.0)
-        rewrite(out, rows[0], np.where(present[:, None], sums / divisor[:, None], old_rows))
+        write_range(out, rows[0], np.where(present[:, None], sums / divisor[:, None], old_rows))
         everybody = shares.sum() if present.any() else 1.0  # each device's shares add to 1
-        rewrite(out, share[0], np.where(present, shares / everybody, old_shares))
+        write_range(out, share[0], np.where(present, shares / everybody, old_shares))

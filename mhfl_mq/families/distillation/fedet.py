@@ -20,7 +20,7 @@ from mhfl_mq.families.base import About, Averaging, Family
 from mhfl_mq.families.distillation.feddf import TEACHING
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Own, Plan
-from mhfl_mq.families.rewrite import Out, mean_of, rewrite
+from mhfl_mq.families.rewrite import Out, mean_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
 __all__ = ["DISSENT", "DOUBT", "TRUST", "VOTES", "FedET"]
@@ -63,8 +63,8 @@ class FedET(Averaging):
         for votes, trust in ((VOTES, TRUST), (DISSENT, DOUBT)):
             said, sure = mean_of(total, layout, votes.array), mean_of(total, layout, trust.array)
             if said is not None and sure is not None:
-                rewrite(out, layout.where(votes.array)[0], quotient(said, sure))
-                rewrite(out, layout.where(trust.array)[0], sure)
+                write_range(out, layout.where(votes.array)[0], quotient(said, sure))
+                write_range(out, layout.where(trust.array)[0], sure)
 
 
 def quotient(votes: npt.NDArray[np.float64], trust: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from mhfl_mq.families.base import About, Averaging, Evaluated, Family
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
-from mhfl_mq.families.rewrite import Out, mean_of, rewrite
+from mhfl_mq.families.rewrite import Out, mean_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
 __all__ = ["ALIGN_STEPS", "LOGITS", "FedMD"]
@@ -41,4 +41,4 @@ class FedMD(Averaging):
         total.finalize(head, out)
         mean = mean_of(total, layout, LOGITS.array)
         if mean is not None:
-            rewrite(out, layout.where(LOGITS.array)[0], mean)
+            write_range(out, layout.where(LOGITS.array)[0], mean)

@@ -1,0 +1,1 @@
+"""Benchmarks of the algorithms against each other and against the baselines, on real data."""
