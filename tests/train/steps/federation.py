@@ -23,7 +23,7 @@ CENTRES = torch.tensor([[2.0, 0.0, 0.0, 1.0], [0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 
 def blobs(count: int, seed: int, classes: Sequence[int] = range(CLASSES)) -> Examples:
     """Points around each class's centre, of these classes in turn."""
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.tensor([classes[i % len(classes)] for i in range(count)])
+    targets = torch.tensor([classes[i % len(classes)] for i in range(count)], dtype=torch.int64)
     return Examples(CENTRES[targets] + 0.9 * torch.randn(count, 4, generator=generator), targets)
 
 

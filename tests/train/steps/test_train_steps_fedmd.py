@@ -1,7 +1,5 @@
 """FedMD and DS-FL on the device: align, train, say; the model stays."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -137,8 +135,9 @@ def test_the_aggregator_cannot_score_what_it_has_not(name: str) -> None:
 def test_a_task_without_public_data_or_with_differing_classes_is_refused(name: str) -> None:
     task = federate(name).models.task
     plan = make_algorithm(name).plan
-    with pytest.raises(TaskError, match="no public data"):
-        TaskModels(replace(task, public_data=None), FOREIGN, plan)
+    for public in (None, blobs(0, 0)):
+        with pytest.raises(TaskError, match="no public data"):
+            TaskModels(task, FOREIGN, plan, public)
     odd = Task(
         "odd",
         task.model,
