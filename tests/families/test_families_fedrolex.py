@@ -31,8 +31,7 @@ def test_a_group_moves_on_by_units_and_one_that_may_not_stays(step: int, moved: 
     np.testing.assert_array_equal(new, expected)
 
 
-def test_it_counts_devices_alike_and_its_plan_asks_for_rolls() -> None:
-    """Trap T6: the published weighting is the default, and the policy may say otherwise."""
+def test_trap_t6_it_counts_devices_alike_and_its_plan_asks_for_rolls() -> None:
     assert make_algorithm("fedrolex").weight(7) == 1.0
     assert make_algorithm("fedrolex", {"weighting": "samples"}).weight(7) == 7.0
     assert make_algorithm("fedrolex").plan == Plan(rolls=True)

@@ -96,7 +96,7 @@ def test_first_weights_are_ranked_and_ranking_them_again_changes_nothing() -> No
     assert start < stop
 
 
-def test_it_counts_devices_alike_and_a_sum_is_enough() -> None:
+def test_trap_t6_it_counts_devices_alike_and_a_sum_is_enough() -> None:
     assert FIARSE.weight(9) == 1.0
     assert FIARSE.plan.cut is Cut.RANKED
     assert FIARSE.about.linear

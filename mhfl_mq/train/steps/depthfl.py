@@ -6,7 +6,7 @@ from mhfl_mq.families.sharing.depthfl import RAMP, mutual_weight
 from mhfl_mq.segments import Vector
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.steps.base import Job, Stepper
-from mhfl_mq.train.steps.exit_scores import Ensemble, divergence, exit_net
+from mhfl_mq.train.steps.exit_scores import ExitEnsemble, divergence, exit_net
 from mhfl_mq.train.steps.plain import Plain, PlainStepper, outputs_of
 from mhfl_mq.train.task import Examples
 
@@ -24,7 +24,7 @@ class DepthFL(Plain):
         """The metric of the tier's exits together."""
         model = models.build(tier)
         model.put(vector)
-        return float(models.task.metric(outputs_of(Ensemble(exit_net(model.module)), examples), examples.targets))
+        return float(models.task.metric(outputs_of(ExitEnsemble(exit_net(model.module)), examples), examples.targets))
 
 
 class DepthStepper(PlainStepper):
@@ -48,6 +48,6 @@ class DepthStepper(PlainStepper):
 
     def score(self, examples: Examples) -> float:
         """The metric of the exits together, as they are now."""
-        value = float(self.task.metric(outputs_of(Ensemble(self.net), examples), examples.targets))
+        value = float(self.task.metric(outputs_of(ExitEnsemble(self.net), examples), examples.targets))
         self.module.train()
         return value

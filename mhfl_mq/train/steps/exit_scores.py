@@ -7,7 +7,7 @@ from torch.nn.functional import kl_div, log_softmax
 from mhfl_mq.errors import TaskError
 from mhfl_mq.train.exits import ExitNet
 
-__all__ = ["Ensemble", "divergence", "exit_net"]
+__all__ = ["ExitEnsemble", "divergence", "exit_net"]
 
 
 def exit_net(module: nn.Module) -> ExitNet:
@@ -34,7 +34,7 @@ def divergence(teacher: Tensor, learner: Tensor, temperature: float = 1.0) -> Te
     return kl_div(said, told, reduction="batchmean", log_target=True) * temperature**2
 
 
-class Ensemble(nn.Module):
+class ExitEnsemble(nn.Module):
     """A network whose answer is the mean of its exits' scores."""
 
     def __init__(self, net: ExitNet) -> None:

@@ -14,6 +14,7 @@ from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.steps import Job, method_of
 from mhfl_mq.train.steps.depthfl import DepthFL, DepthStepper
 from mhfl_mq.train.steps.exit_scores import exit_net
+from tests.train.steps.block_federation import OPTIONS, Federation
 from tests.train.steps.block_nets import (
     BOTH,
     CHANNELS,
@@ -27,7 +28,6 @@ from tests.train.steps.block_nets import (
     steady,
     task_of,
 )
-from tests.train.steps.federation import OPTIONS, Federation
 
 PLAN = plan_of("depthfl")
 DEVICES = {"a": 0, "b": 1, "c": 1, "d": 2, "e": 0}

@@ -19,8 +19,8 @@ from mhfl_mq.train.probe import probe_tier
 from mhfl_mq.train.steps import Job, method_of
 from mhfl_mq.train.steps.fedepth import BlockStepper, FeDepth
 from mhfl_mq.train.steps.plain import Plain
+from tests.train.steps.block_federation import OPTIONS, Federation
 from tests.train.steps.block_nets import CHANNELS, CLASSES, PER_GROUP, conv, data, head, plan_of, steady, task_of
-from tests.train.steps.federation import OPTIONS, Federation
 
 PLAN = plan_of("fedepth")
 TIERS = (Tier("one at a time", 1.0, 1), Tier("two at a time", 1.0, 2), Tier("all"))

@@ -13,6 +13,7 @@ from mhfl_mq.train.task import Examples
 from tests.train.steps.width_family import (
     TIERS,
     Federation,
+    assert_a_tier_computes_what_the_full_model_does_with_its_other_units_masked,
     assert_order_does_not_matter,
     task_of,
     up,
@@ -96,6 +97,12 @@ def test_trap_t1_what_nobody_held_keeps_its_value_and_moves_with_its_channel() -
     held = federation.models.layout.lengths[0]
     assert new[held:].tobytes() == head[held:].tobytes()
     assert not np.array_equal(new[:held], head[:held])
+
+
+def test_trap_t2_after_any_roll_a_tier_computes_what_the_masked_full_model_does() -> None:
+    federation = Federation("fedrolex")
+    for rounds in (1, 3):
+        assert_a_tier_computes_what_the_full_model_does_with_its_other_units_masked(federation, federation.run(rounds))
 
 
 def test_trap_t7_an_update_of_zeros_counts() -> None:

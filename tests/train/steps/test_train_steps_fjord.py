@@ -116,6 +116,14 @@ def test_it_learns_in_every_tier_with_and_without_distillation() -> None:
         assert min(after) > max(before) + 0.15
 
 
-def test_it_is_a_sum_and_untouched_coordinates_keep_their_value() -> None:
+def test_trap_t1_it_is_a_sum_and_untouched_coordinates_keep_their_value() -> None:
     assert_order_does_not_matter(Federation("fjord"))
     assert_untouched_coordinates_keep_their_value(Federation("fjord"))
+
+
+def test_trap_t7_an_update_of_zeros_counts() -> None:
+    federation = Federation("fjord", {"weighting": "uniform"})
+    head = federation.first()
+    update = federation.update(head, 2)
+    both = federation.merged(head, [(2, update), (3, np.zeros_like(update))])
+    np.testing.assert_allclose(both, head + update / 2, atol=1e-6)

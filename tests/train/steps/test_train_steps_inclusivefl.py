@@ -15,8 +15,8 @@ from mhfl_mq.train.exits import ExitNet
 from mhfl_mq.train.model import TaskModels, arrays_of
 from mhfl_mq.train.steps import method_of
 from mhfl_mq.train.steps.plain import Plain
+from tests.train.steps.block_federation import Federation
 from tests.train.steps.block_nets import CHANNELS, DEPTHS, conv, data, head, plan_of, steady, task_of
-from tests.train.steps.federation import Federation
 
 PLAN = plan_of("inclusivefl")
 DEVICES = {"a": 0, "b": 1, "c": 1, "d": 2, "e": 0}

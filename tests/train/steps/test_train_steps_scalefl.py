@@ -13,8 +13,8 @@ from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.steps import Job, method_of
 from mhfl_mq.train.steps.exit_scores import exit_net
 from mhfl_mq.train.steps.scalefl import ScaleFL, ScaleStepper
+from tests.train.steps.block_federation import OPTIONS, Federation
 from tests.train.steps.block_nets import BOTH, CHANNELS, Seen, data, divergence, head, plan_of, steady, task_of
-from tests.train.steps.federation import OPTIONS, Federation
 
 PLAN = plan_of("scalefl")
 DEVICES = {"a": 0, "b": 1, "c": 1, "d": 2, "e": 0}

@@ -11,8 +11,10 @@ from mhfl_mq.train.steps.slimmable import SlimmableStepper
 from tests.train.steps.width_family import (
     TIERS,
     Federation,
+    assert_a_tier_computes_what_the_full_model_does_with_its_other_units_masked,
     assert_order_does_not_matter,
     assert_untouched_coordinates_keep_their_value,
+    data,
 )
 
 PLAIN = TrainOptions(steps=1, batch=16, rate=0.1, momentum=0.0, clip=0.0)
@@ -38,6 +40,18 @@ def test_a_step_is_the_mean_over_the_sizes_of_what_each_would_learn_alone() -> N
                 parameter.copy_(-PLAIN.rate * parameter.grad / len(TIERS))
         expected[: models.layout.lengths[k]] += alone.take()
     np.testing.assert_allclose(update, expected, atol=1e-6)
+
+
+def test_trap_t2_the_sizes_that_are_trained_are_the_masked_full_model_and_the_tiers_that_are_deployed() -> None:
+    federation = Federation("slimmable")
+    head = federation.run(2)
+    assert_a_tier_computes_what_the_full_model_does_with_its_other_units_masked(federation, head)
+    stepper = SlimmableStepper(Job(federation.models, 2, head.copy(), data(1), PLAIN, {}, 1))
+    inputs = data(2).inputs
+    for k in range(len(TIERS)):
+        deployed = federation.models.build(k)
+        deployed.put(federation.models.layout.take(head, k).copy())
+        torch.testing.assert_close(stepper._models.call(k, inputs), deployed.module(inputs))
 
 
 def test_the_smallest_tier_trains_as_heterofl_does() -> None:
@@ -66,6 +80,14 @@ def test_small_tiers_learn_though_every_device_is_large() -> None:
     assert learnt[0] > left[0] + 0.1
 
 
-def test_it_is_a_sum_and_untouched_coordinates_keep_their_value() -> None:
+def test_trap_t1_it_is_a_sum_and_untouched_coordinates_keep_their_value() -> None:
     assert_order_does_not_matter(Federation("slimmable"))
     assert_untouched_coordinates_keep_their_value(Federation("slimmable"))
+
+
+def test_trap_t7_an_update_of_zeros_counts() -> None:
+    federation = Federation("slimmable", {"weighting": "uniform"})
+    head = federation.first()
+    update = federation.update(head, 2)
+    both = federation.merged(head, [(2, update), (3, np.zeros_like(update))])
+    np.testing.assert_allclose(both, head + update / 2, atol=1e-6)

@@ -101,6 +101,21 @@ class Federation:
         return list(evaluate_tiers(method_of(self.name), self.models, flat, data(99, 400)).values())
 
 
+def assert_a_tier_computes_what_the_full_model_does_with_its_other_units_masked(
+    federation: Federation, flat: Vector
+) -> None:
+    """Trap T2, for a model in which a unit without weights is silent."""
+    models, inputs = federation.models, data(98, 20).inputs
+    full = models.build(len(federation.tiers) - 1)
+    for k in range(len(federation.tiers)):
+        tier, masked = models.build(k), flat.copy()
+        tier.put(models.layout.take(flat, k).copy())
+        masked[models.layout.lengths[k] :] = 0
+        full.put(masked)
+        with torch.no_grad():
+            torch.testing.assert_close(tier.module(inputs), full.module(inputs))
+
+
 def assert_order_does_not_matter(federation: Federation) -> None:
     """The algorithm is linear: the same version, bit for bit, whoever's update comes first."""
     head = federation.first()
