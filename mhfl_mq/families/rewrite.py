@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from mhfl_mq.errors import StoreError, StoreFull
+from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
 from mhfl_mq.segments import Source, Span, Vector
+from mhfl_mq.segments.blocks import Blockwise
 
 __all__ = ["Out", "read_range", "read_whole", "write_range", "write_whole"]
 
@@ -20,6 +21,8 @@ def read_range(source: Source, start: int, stop: int) -> Vector:
     """The coordinates [start, stop), in memory of their own."""
     if isinstance(source, np.ndarray):
         return source[start:stop].copy()
+    if isinstance(source, Blockwise):
+        raise LocalMisuse("a version is an array or a file, and this is a compacted update")
     path, begin = (source.path, source.start) if isinstance(source, Span) else (source, 0)
     with _told(path, "read"):
         found = np.fromfile(path, "<f4", count=stop - start, offset=begin + ITEM * start)

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from mhfl_mq.errors import LayoutError, TaskError
+from mhfl_mq.errors import LayoutError, MhflError, TaskError
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
 from mhfl_mq.families.sharing.rows import ROWS
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
+from mhfl_mq.train.derive.forward import build_model
 from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
@@ -33,10 +34,17 @@ def _build(task: Task, tier: Tier, plan: Plan, *, keep_depth: bool) -> nn.Module
         return _architecture(task, tier)
     shape = TierShape(tier.width, tier.depth if keep_depth else 0, plan.exits)
     try:
-        module = task.model(shape)
+        return _of_shape(task, shape, plan)
+    except MhflError:
+        raise
     except Exception as error:
         what = f"its model of {shape} cannot be built: {type(error).__name__}: {error}"
         raise TaskError(what, where=f"task {task.name!r}") from error
+
+
+def _of_shape(task: Task, shape: TierShape, plan: Plan) -> nn.Module:
+    """What the task's factory gives; its own errors come through, and `build_model` says which layer they are of."""
+    module = task.model(shape)
     if plan.exits and not (isinstance(module, ExitNet) and len(module.heads) == len(module.blocks)):
         raise TaskError(
             f"its model of {shape} has no exit after each block",
@@ -148,11 +156,9 @@ def planned_layout(
 def _nested(sizes: Sizes) -> Layout:
     task, plan = sizes.task, sizes.plan
     _refuse_foreign(sizes)
-    by_shape = {(tier.width, tier.depth): tier for tier in sizes.tiers}
 
     def build(shape: TierShape) -> nn.Module:
-        known = by_shape.get((shape.width, shape.depth), Tier("?", shape.width, shape.depth))
-        return _build(task, known, plan, keep_depth=True)
+        return _of_shape(task, replace(shape, exits=plan.exits), plan)
 
     sample = task.sample() if task.sample is not None else None
     layout = derive_layout(build, sizes.tiers, sample=sample, annotations=task.annotations)
@@ -206,9 +212,11 @@ def _apart(sizes: Sizes) -> Layout:
 def _ranked(sizes: Sizes) -> Layout:
     """Each tier holds as much of the full model as its own width's model has."""
     _refuse_foreign(sizes)
-    models = [_build(sizes.task, tier, sizes.plan, keep_depth=True) for tier in sizes.tiers]
-    full = build_module(sizes.task, sizes.tiers, len(sizes.tiers) - 1, sizes.plan)
-    return ranked_layout(sizes.tiers, full, [sum(p.numel() for p in model.parameters()) for model in models])
+    trained = []
+    for tier in sizes.tiers:
+        make = partial(_of_shape, sizes.task, TierShape(tier.width, tier.depth), sizes.plan)
+        trained.append(sum(p.numel() for p in build_model(make, f"tier {tier.name!r}").parameters()))
+    return ranked_layout(sizes.tiers, build_module(sizes.task, sizes.tiers, -1, sizes.plan), trained)
 
 
 _CUTS: Mapping[Cut, Callable[[Sizes], Layout]] = {
