@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mhfl_mq.errors import ConfigError
-from mhfl_mq.families import AUTO, algorithm_names, algorithm_numbers, make_algorithm
+from mhfl_mq.families import AUTO, Cut, algorithm_class, algorithm_names, algorithm_numbers, make_algorithm
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.load import Known, load_policy
 from mhfl_mq.stages import GROUP, check_order, find_stages
@@ -31,6 +31,7 @@ def installed() -> Known:
         tiers_misfit=_tiers_misfit,
         option_misfit=_option_misfit,
         compacting_misfit=_compacting_misfit,
+        models_apart=_models_apart,
     )
 
 
@@ -54,6 +55,10 @@ def _option_misfit(algorithm: str, option: str, value: float) -> str:
 
 def _compacting_misfit(algorithm: str) -> str:
     return "" if algorithm == AUTO else make_algorithm(algorithm).plan.against_compacting
+
+
+def _models_apart(algorithm: str) -> bool:
+    return algorithm == AUTO or algorithm_class(algorithm).PLAN.cut is Cut.APART
 
 
 def _tiers_misfit(algorithm: str, tiers: int) -> str:

@@ -5,6 +5,14 @@ from typing import Final
 
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
+from mhfl_mq.families.distillation.dsfl import DSFL
+from mhfl_mq.families.distillation.feddf import FedDF, FedDFWeights
+from mhfl_mq.families.distillation.feddistill import FedDistill
+from mhfl_mq.families.distillation.fedet import FedET
+from mhfl_mq.families.distillation.fedmd import FedMD
+from mhfl_mq.families.native.fedgroups import FedGroups
+from mhfl_mq.families.native.fedproto import FedProto
+from mhfl_mq.families.native.fedtgp import FedTGP
 from mhfl_mq.families.numbers import Number, hint, read_numbers
 from mhfl_mq.families.sharing.fedavg import FedAvg
 from mhfl_mq.families.sharing.fedper import FedPer
@@ -28,6 +36,15 @@ _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedPer,
     FedRep,
     LGFedAvg,
+    FedMD,
+    DSFL,
+    FedDistill,
+    FedDF,
+    FedDFWeights,
+    FedET,
+    FedProto,
+    FedTGP,
+    FedGroups,
 )
 _BY_NAME: Final = {cls.ABOUT.name: cls for cls in _CLASSES}
 

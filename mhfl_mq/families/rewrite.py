@@ -1,4 +1,7 @@
-"""Changing a version after the mean, whether it is an array or a raw file of little-endian float32."""
+"""Changing a version after the mean, whether it is an array or a raw file of little-endian float32.
+
+Own arrays are small beside models, so a range is held in memory whole.
+"""
 
 import errno
 import os
@@ -6,29 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 
 from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
-from mhfl_mq.segments import Source, Span, Vector
-from mhfl_mq.segments.blocks import Blockwise
+from mhfl_mq.segments import Accumulator, Layout, Source, Vector
+from mhfl_mq.segments.blocks import ITEM, read_blocks
 
-__all__ = ["Out", "read_range", "read_whole", "write_range", "write_whole"]
+__all__ = ["Out", "mean_of", "read_range", "read_whole", "sum_of", "write_range", "write_whole"]
 
 Out = Vector | str | os.PathLike[str]
-ITEM = 4  # bytes of a float32
+"""Where a new version is written: an array, or a raw little-endian float32 file."""
 
 
 def read_range(source: Source, start: int, stop: int) -> Vector:
-    """The coordinates [start, stop), in memory of their own."""
-    if isinstance(source, np.ndarray):
-        return source[start:stop].copy()
-    if isinstance(source, Blockwise):
-        raise LocalMisuse("a version is an array or a file, and this is a compacted update")
-    path, begin = (source.path, source.start) if isinstance(source, Span) else (source, 0)
-    with _told(path, "read"):
-        found = np.fromfile(path, "<f4", count=stop - start, offset=begin + ITEM * start)
-    if found.size != stop - start:
-        raise StoreError(f"ends before coordinate {stop}", where=os.fspath(path))
-    return found.astype(np.float32, copy=False)
+    """The coordinates [start, stop) of a vector, in memory of their own."""
+    found = np.empty(stop - start, np.float32)
+    for at, block in read_blocks(source, stop):
+        low = max(at, start)
+        if low < at + block.size:
+            found[low - start : at + block.size - start] = block[low - at :]
+    return found
 
 
 def read_whole(source: Source, length: int) -> Vector:
@@ -36,27 +36,51 @@ def read_whole(source: Source, length: int) -> Vector:
     return source if isinstance(source, np.ndarray) else read_range(source, 0, length)
 
 
-def write_range(out: Out, start: int, values: Vector) -> None:
-    """Put values into a version from a coordinate on; the rest stays."""
+def write_range(out: Out, start: int, values: npt.NDArray[np.floating]) -> None:
+    """Write these values, rounded to float32, over a version that is there already, from `start` on."""
+    flat = _finite(values)
     if isinstance(out, np.ndarray):
-        out[start : start + values.size] = values
+        out[start : start + flat.size] = flat
         return
-    with _told(out, "written"), open(out, "r+b") as file:
+    with _told(out), open(out, "r+b") as file:
         file.seek(ITEM * start)
-        file.write(values.astype("<f4", copy=False).data)
+        file.write(flat.data)
 
 
 def write_whole(out: Out, vector: Vector) -> None:
     """Make this the version."""
+    flat = _finite(vector)
     if isinstance(out, np.ndarray):
-        out[:] = vector
+        out[:] = flat
         return
-    with _told(out, "written"), open(out, "wb") as file:
-        file.write(vector.astype("<f4", copy=False).data)
+    with _told(out), open(out, "wb") as file:
+        file.write(flat.data)
+
+
+def sum_of(total: Accumulator, layout: Layout, name: str) -> npt.NDArray[np.float64]:
+    """The weighted sum of an own array over the round's updates, in the array's shape; zeros where nobody sent any."""
+    start, stop = layout.where(name)
+    axes = next(parameter.axes for parameter in layout.parameters if parameter.name == name)
+    return total.sums(start, stop).reshape([axis.size for axis in axes])
+
+
+def mean_of(total: Accumulator, layout: Layout, name: str) -> npt.NDArray[np.float64] | None:
+    """The weighted mean of an own array over the updates that have it; None when there was none."""
+    start, _ = layout.where(name)
+    segment = next(s for s, (_, stop) in enumerate(layout.segment_bounds) if start < stop)
+    weight = total.weights[segment]
+    return np.asarray(sum_of(total, layout, name) / weight) if weight else None
+
+
+def _finite(values: npt.NDArray[np.floating]) -> Vector:
+    flat = np.ascontiguousarray(values, "<f4").reshape(-1)
+    if not np.isfinite(flat).all():
+        raise LocalMisuse("values that are not finite would be written into a version")
+    return flat
 
 
 @contextmanager
-def _told(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+def _told(path: str | os.PathLike[str]) -> Iterator[None]:
     """What the disk says, as errors of the house."""
     try:
         yield
@@ -66,4 +90,4 @@ def _told(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             told = f"no room left while writing a merged model ({error.strerror})"
             remedy = "free space on this disk and start again: what was counted is merged then"
             raise StoreFull(told, where=where, remedy=remedy) from error
-        raise StoreError(f"cannot be {what}: {error.strerror}", where=where) from error
+        raise StoreError(f"cannot be written: {error.strerror}", where=where) from error

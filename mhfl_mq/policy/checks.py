@@ -32,7 +32,7 @@ class Known:
     `algorithms` maps a name to the option names that this algorithm has of its own. `stages_misfit` says what is
     wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers, `option_misfit` what
     it has against the value of one of its own options, `compacting_misfit` what against updates that are compacted;
-    empty: nothing.
+    empty: nothing. `models_apart` says whether an algorithm can serve tiers that are unrelated models.
     """
 
     algorithms: Mapping[str, frozenset[str]]
@@ -41,6 +41,7 @@ class Known:
     tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
     option_misfit: Callable[[str, str, float], str] = lambda _algorithm, _option, _value: ""
     compacting_misfit: Callable[[str], str] = lambda _algorithm: ""
+    models_apart: Callable[[str], bool] = lambda _algorithm: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,14 @@ def _tier_names(data: object) -> Iterator[Fault]:
 
 
 def _nesting(data: object) -> Iterator[Fault]:
-    """Each tier must hold the one before it: only then is a tier a prefix of the flat vector."""
+    """Each tier must hold the one before it: only then is a tier a prefix of the flat vector.
+
+    A tier of an architecture of its own is a part of no other: it is passed over, whatever width it says.
+    """
     before: tuple[float, float] | None = None
     for index, tier in enumerate(_items(data, "spec", "tiers")):
+        if _dig(tier, "architecture"):
+            continue
         width, depth = _number(_dig(tier, "width")), _number(_dig(tier, "depth"))
         if width is None or (depth is None and _dig(tier, "depth") is not None):
             before = None
@@ -292,6 +298,12 @@ def _algorithm(data: object, known: Known) -> Iterator[Fault]:
     misfit = known.tiers_misfit(name, len(tiers)) if tiers else ""
     if misfit:
         yield Fault(Code.TIER_COUNT, ("spec", "tiers"), misfit, "change the algorithm, or the tiers", key=True)
+    if not known.models_apart(name):
+        for index, tier in enumerate(tiers):
+            if _dig(tier, "architecture"):
+                message = f"{name} makes all tiers of one model: no tier can have an architecture of its own"
+                hint = "use an algorithm for unlike models, such as fedproto, or leave the architecture out"
+                yield Fault(Code.ARCHITECTURE, ("spec", "tiers", index, "architecture"), message, hint)
     has = frozenset(AlgorithmOptions.model_fields) | known.algorithms[name]
     for option in options if isinstance(options, dict) else ():
         if option not in has:

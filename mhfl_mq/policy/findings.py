@@ -38,6 +38,7 @@ class Code(StrEnum):
     STAGE_ORDER = "POL028"
     TIER_COUNT = "POL029"
     COMMUNICATION = "POL030"
+    ARCHITECTURE = "POL031"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -165,8 +165,12 @@ class PolicyDecider:
         self._algorithm = algorithm_of(policy)
 
     def assign(self, capability: Capability) -> Decision:
-        """The largest tier that this device's measured capability carries within the budgets."""
-        decision = assign_tier(self._policy.tiers, self._lengths, capability)
+        """The largest tier that this device's measured capability carries within the budgets.
+
+        Never the aggregator's own, whatever the device measured.
+        """
+        given = slice(len(self._names) - 1 if self._algorithm.plan.server else None)
+        decision = assign_tier(self._policy.tiers[given], self._lengths[given], capability)
         return Decision(decision.answer is not None, (decision.why,), decision.answer)
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def planned_layout(
     task: Task, tiers: Sequence[Tier], plan: Plan, public: Examples | None = None
 ) -> tuple[Layout, Sizes]:
     """The layout of a plan, and what was measured for it; raises `LayoutError` and `TaskError`."""
-    if plan.public and public is None:
+    if plan.public and not public:  # none, or no examples
         raise TaskError("it has no public data", where=f"task {task.name!r}", remedy="give it public_data")
     sizes = Sizes(task, tuple(tiers), plan, public)
     own = tuple(_own(one, sizes) for one in plan.own)

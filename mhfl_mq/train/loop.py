@@ -1,16 +1,16 @@
 """Local training of one round, whatever the algorithm: seeds, minibatches, checks, and what is measured."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mhfl_mq.errors import TrainingFailed
 from mhfl_mq.segments import Vector
+from mhfl_mq.train.minibatches import batches
 from mhfl_mq.train.options import Handicap
 from mhfl_mq.train.steps.base import Job, Kept, Method
 from mhfl_mq.train.task import Examples
@@ -32,18 +32,6 @@ class Trained:
     weight: float
     metrics: dict[str, float]
     kept: Kept = field(default_factory=dict)
-
-
-def batches(count: int, size: int, luck: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """Endless minibatches of `size` of `count` examples: each at most once per pass, then shuffled anew.
-
-    What is left at the end of a pass and does not fill a batch is dropped; less than `size` examples are one batch.
-    """
-    size = min(size, count)
-    while True:
-        order = luck.permutation(count)
-        for at in range(0, count - size + 1, size):
-            yield order[at : at + size]
 
 
 def train_round(

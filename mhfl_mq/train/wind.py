@@ -2,7 +2,8 @@
 
 A virtual power sensor: 5 channels x 12 ten-minute means in, one of 5 power bands out. The data ship with the package
 (`data/ATTRIBUTION.txt`: ENGIE, La Haute Borne, Open Licence 2.0). Easy physics: a table of wind speed alone reaches
-0.862 on the test part. Eight natural shards (turbine x season) differ in their mix of bands.
+0.862 on the test part. Eight natural shards (turbine x season) differ in their mix of bands. Beside widths of one
+network it has three unrelated ones by name (`mlp`, `cnn`, `lstm`), and a public set for distillation.
 """
 
 import hashlib
@@ -23,8 +24,9 @@ from torch.nn.functional import relu
 from mhfl_mq.errors import TaskError
 from mhfl_mq.train.derive import TierShape
 from mhfl_mq.train.task import Examples, Task
+from mhfl_mq.train.wind_architectures import FEATURES, WindLSTM, WindMLP
 
-__all__ = ["FILE", "SHARDS", "TASK", "WindNet", "device_data", "model", "training_part"]
+__all__ = ["FILE", "SHARDS", "TASK", "WindNet", "device_data", "model", "public_data", "training_part"]
 
 FILE: Final = "wind_demo.npz"
 SHA256: Final = "74f08a3ee1f714d9897835d48b9d27ffe5eeba850a9c04b8cac0f40868b89e1d"
@@ -42,6 +44,9 @@ CENTRE: Final = (6.0, 0.0, 12.0, 0.0, 180.0)
 SPREAD: Final = (3.0, 10.0, 8.0, 10.0, 100.0)
 FARTHEST: Final = 4.0
 """Scaled values are cut here: the vane of a turbine that stands still turns freely."""
+
+PUBLIC_EVERY: Final = 10
+"""One of so many training windows, drawn by a fixed seed, is in the public set."""
 
 _ARRAYS: Final = {"X": (np.int16, 3), "scale": (np.float32, 1), "y": (np.uint8, 1), "client": (np.uint8, 1)}
 _PART = re.compile(r"(\d{1,6})/(\d{1,6})")
@@ -132,6 +137,19 @@ def test_data(folder: Path | None) -> Examples:
     return data.pick(np.flatnonzero(data.test))
 
 
+def public_data(folder: Path | None) -> Examples:
+    """480 training windows without their bands, the same on all sides: those that ship, whatever `folder` holds.
+
+    They are copies of windows that devices have: the data have no part that nobody owns. A plant's own public set
+    should be examples that are nobody's secret.
+    """
+    data = _load(None)
+    training = np.flatnonzero(~data.test)
+    chosen = np.random.default_rng(0).choice(training, training.size // PUBLIC_EVERY, replace=False)
+    inputs = data.inputs[torch.from_numpy(np.sort(chosen))]
+    return Examples(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+
+
 def _training_index(data: _Data, shard: str) -> Whole:
     """The numbers of a shard's training windows."""
     if not shard:
@@ -215,4 +233,16 @@ def sample() -> Tensor:
     return torch.linspace(-2.0, 2.0, 2 * 5 * 12).reshape(2, 5, 12).sin()
 
 
-TASK: Final = Task(name="wind", model=model, device_data=device_data, test_data=test_data, sample=sample)
+TASK: Final = Task(
+    name="wind",
+    model=model,
+    device_data=device_data,
+    test_data=test_data,
+    sample=sample,
+    public_data=public_data,
+    architectures={
+        "mlp": lambda: WindMLP(CLASSES),
+        "cnn": lambda: WindNet(FEATURES // 2),
+        "lstm": lambda: WindLSTM(CLASSES),
+    },
+)

@@ -51,6 +51,19 @@ def test_every_shipped_policy_passes_with_what_is_installed_here(mhfl: Any, defa
     assert done.out.count(": ok\n") == len(files)
 
 
+@pytest.mark.parametrize(("name", "fits"), [("heterofl", False), ("fedgroups", True), ("fedtgp", True), ("auto", True)])
+def test_an_architecture_needs_an_algorithm_for_unlike_models(
+    mhfl: Any, default: Path, tmp_path: Path, name: str, fits: bool
+) -> None:
+    text = default.with_name("mixed-architectures.yaml").read_text()
+    text = "\n".join(line for line in text.splitlines() if "lambda:" not in line and "inference:" not in line)
+    path = tmp_path / "mixed-architectures.yaml"
+    path.write_text(text.replace("name: fedproto", f"name: {name}"))
+    done = mhfl("policy", "check", path)
+    assert (done.code == 0) is fits, done.out
+    assert done.out.count("POL031") == (0 if fits else 3)
+
+
 def test_all_findings_of_all_files_are_shown_with_place_caret_and_hint(mhfl: Any, wrong: Path, default: Path) -> None:
     done = mhfl("policy", "check", wrong, default, wrong.parent / "none.yaml")
     assert done.code == 4

@@ -131,7 +131,8 @@ def test_every_finding_says_what_to_write_in_units_of_people(
 
 
 def test_every_shipped_policy_loads(shipped_policies: list[Path]) -> None:
-    known = Known({"heterofl": frozenset({"adam", "decay"})}, frozenset())
+    prototypes = frozenset({"adam", "decay", "lambda", "inference"})
+    known = Known({"heterofl": frozenset({"adam", "decay"}), "fedproto": prototypes}, frozenset())
     names = {path.stem: load_policy(path, known) for path in shipped_policies}
     assert {"default", "baseline-smallest", "baseline-exclusive"} <= set(names)
     assert all(policy.name == stem for stem, policy in names.items())
@@ -139,7 +140,11 @@ def test_every_shipped_policy_loads(shipped_policies: list[Path]) -> None:
     assert len(default.tiers) == 3
     assert names["baseline-smallest"].tiers == default.tiers[:1]
     assert names["baseline-exclusive"].tiers == default.tiers[-1:]
-    assert all(policy.algorithm == default.algorithm for policy in names.values())
+    nested = {name: policy for name, policy in names.items() if name != "mixed-architectures"}
+    assert all(policy.algorithm == default.algorithm for policy in nested.values())
+    mixed = names["mixed-architectures"]
+    assert [tier.architecture for tier in mixed.tiers] == ["mlp", "cnn", "lstm"]
+    assert mixed.algorithm.name == "fedproto"
 
 
 # ---- the digest -----------------------------------------------------------------------------------------------
@@ -356,3 +361,44 @@ def test_what_acts_on_a_policy_needs_neither_yaml_nor_pydantic() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+# ---- tiers of unlike models -----------------------------------------------------------------------------------
+
+
+def with_tiers(whole: str, *tiers: str) -> str:
+    """The whole policy with these tiers, from line 6 on."""
+    first, last = whole.index("    - {name: small"), whole.index("  algorithm:")
+    return whole[:first] + "".join(f"    - {{{tier}}}\n" for tier in tiers) + whole[last:]
+
+
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        ("name: a, architecture: mlp", "name: b, architecture: cnn"),
+        ("name: a, width: 1.0, architecture: mlp", "name: b, width: 1.0, architecture: cnn"),
+        ("name: a, width: 1.0, depth: 4, architecture: mlp", "name: b, width: 0.5, depth: 2, architecture: cnn"),
+        ("name: a, width: 0.25", "name: b, width: 0.25, architecture: mlp", "name: c, width: 1.0"),
+        ("name: a, width: 0.25", "name: b, architecture: mlp"),
+    ],
+)
+def test_tiers_of_their_own_architecture_need_not_nest(whole: str, known: Known, tiers: tuple[str, ...]) -> None:
+    checked = check_text(with_tiers(whole, *tiers), "p.yaml", known)
+    assert checked.findings == ()
+    assert checked.policy is not None
+    assert [bool(tier.architecture) for tier in checked.policy.tiers] == ["architecture" in tier for tier in tiers]
+
+
+def test_those_without_must_nest_whatever_stands_between_them(whole: str, known: Known) -> None:
+    text = with_tiers(whole, "name: a, width: 0.5", "name: b, width: 1.0, architecture: mlp", "name: c, width: 0.25")
+    (finding,) = check_text(text, "p.yaml", known).findings
+    assert (finding.code, finding.line) == ("POL021", 8)
+
+
+def test_an_architecture_under_an_algorithm_that_cuts_one_model_is_a_finding_at_its_place(whole: str) -> None:
+    known = Known({"heterofl": frozenset({"static"})}, frozenset({"dp"}), models_apart=lambda name: name != "heterofl")
+    text = with_tiers(whole, "name: a, width: 0.5", "name: b, width: 1.0, architecture: mlp")
+    (finding,) = check_text(text, "p.yaml", known).findings
+    assert (finding.code, finding.line, finding.column) == ("POL031", 7, 43)
+    assert "heterofl makes all tiers of one model" in finding.message
+    assert "fedproto" in finding.hint

@@ -14,7 +14,7 @@ from mhfl_mq.protocol.rules import Upload
 from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
 from mhfl_mq.segments import Axis, Layout, Parameter
 from mhfl_mq.segments import Tier as LayoutTier
-from mhfl_mq.wire.messages import TierSpec
+from mhfl_mq.wire.messages import Capability, ProbeResult, TierSpec
 
 
 def policy(*names: str) -> Policy:
@@ -87,3 +87,22 @@ def test_how_a_device_sends_is_said_in_numbers_and_why_where_it_is_less_than_the
     assert plain.upload(0, 1.0, 0.0) == Upload()
     rare = replace(policy("s"), communication=Communication(every=3))
     assert PolicyDecider(rare, (10,), random.Random(0)).upload(0, 1.0, 0.0) == Upload(every=3)
+
+
+def test_the_aggregators_own_tier_is_given_to_no_device_whatever_it_says_of_itself() -> None:
+    tiers = tuple(Tier(name, 1.0) for name in ("small", "large", "server"))
+    probes = tuple(ProbeResult(tier.name, 1e-6, 1) for tier in tiers)
+    everything = Capability(1, "0" * 64, 10, 1e9, probes)
+    only_the_servers = Capability(1, "0" * 64, 10, 1e9, probes[2:])
+    for name, given in (("heterofl", 2), ("feddf", 1), ("feddf-weights", 1), ("fedet", 1)):
+        decider = PolicyDecider(Policy("p", tiers, Algorithm(name)), (10, 20, 30), random.Random(0))
+        assert decider.assign(everything).tier == given
+        refused = decider.assign(only_the_servers)
+        assert refused.tier == (2 if given == 2 else None)
+        assert refused.yes is (given == 2)
+
+
+def test_an_algorithm_whose_last_tier_is_the_aggregators_needs_another_for_the_devices() -> None:
+    for name in ("feddf", "feddf-weights", "fedet"):
+        with pytest.raises(ConfigError, match=f"{name} keeps the last tier.*two tiers"):
+            algorithm_of(Policy("p", (Tier("only", 1.0),), Algorithm(name)))

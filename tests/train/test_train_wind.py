@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mhfl_mq.errors import TaskError
+from mhfl_mq.families import make_algorithm
 from mhfl_mq.segments import Tier
 from mhfl_mq.train import wind
 from mhfl_mq.train.derive import TierShape
@@ -66,6 +67,25 @@ def test_the_part_held_out_for_settings_is_a_sixth_of_the_training_windows_and_n
     assert (len(kept), len(held)) == (500, 100)
     rows = {row.numpy().tobytes() for row in data.inputs[torch.from_numpy(data.test)]}
     assert not any(row.numpy().tobytes() in rows for row in held.inputs)
+
+
+def test_three_unlike_architectures_have_one_feature_size() -> None:
+    tiers = tuple(Tier(name, architecture=name) for name in wind.TASK.architectures)
+    models = TaskModels(wind.TASK, tiers, make_algorithm("fedproto").plan)
+    assert [tier.name for tier in tiers] == ["mlp", "cnn", "lstm"]
+    assert models.sizes.features == 32
+    assert models.layout.lengths == (5 * 33,) * 3
+    inputs = wind.device_data("0", None).inputs[:7]
+    assert all(models.build(k).module(inputs).shape == (7, 5) for k in range(3))
+
+
+def test_the_public_set_is_a_tenth_of_the_training_windows_without_their_bands(tmp_path: Path) -> None:
+    public = wind.public_data(None)
+    assert len(public) == 480
+    assert not public.targets.any()
+    rows = {row.numpy().tobytes() for row in wind.device_data("", None).inputs}
+    assert all(row.numpy().tobytes() in rows for row in public.inputs)
+    assert torch.equal(public.inputs, wind.public_data(tmp_path).inputs)  # all sides have the same, whatever their data
 
 
 @pytest.mark.parametrize("shard", ["8", "R80711", "6/6", "1/0", "-1", "a/b"])

@@ -5,7 +5,15 @@ from typing import Final
 
 from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.steps.base import Method
+from mhfl_mq.train.steps.dsfl import SemiSupervised
+from mhfl_mq.train.steps.feddf import Ensemble, EnsembleOfUpdates
+from mhfl_mq.train.steps.feddistill import ClassLogits
+from mhfl_mq.train.steps.fedet import EnsembleTransfer
+from mhfl_mq.train.steps.fedgroups import Groups
+from mhfl_mq.train.steps.fedmd import DigestAndRevisit
+from mhfl_mq.train.steps.fedproto import Prototypes
 from mhfl_mq.train.steps.fedrep import FedRep
+from mhfl_mq.train.steps.fedtgp import TrainedPrototypes
 from mhfl_mq.train.steps.fiarse import Fiarse
 from mhfl_mq.train.steps.fjord import FjORD
 from mhfl_mq.train.steps.masked import Masked
@@ -25,6 +33,15 @@ METHODS: Final[Mapping[str, Callable[[], Method]]] = {
     "fedper": Personal,
     "fedrep": FedRep,
     "lg-fedavg": Personal,
+    "fedmd": DigestAndRevisit,
+    "dsfl": SemiSupervised,
+    "feddistill": ClassLogits,
+    "feddf": Ensemble,
+    "feddf-weights": EnsembleOfUpdates,
+    "fedet": EnsembleTransfer,
+    "fedproto": Prototypes,
+    "fedtgp": TrainedPrototypes,
+    "fedgroups": Groups,
 }
 """One for each algorithm (a test holds the two registries against each other)."""
 
