@@ -77,8 +77,9 @@ class Plan:
         What an update lost is added to the next one, so a coordinate must mean the same in both; and own arrays may
         be counts that divide, beside which nothing large may share a scale.
         """
-        if self.own:
-            return f"its {', '.join(one.name for one in self.own)} travel beside the model, and must arrive as they are"
+        beside = [one.name for one in self.own] + ["rows"] * self.rows
+        if beside:
+            return f"its {', '.join(beside)} travel beside the model, and must arrive as they are"
         if self.rolls or self.cut is Cut.RANKED:
             return "its coordinates are in another order in each round, so what an update lost could not be made up for"
         return ""

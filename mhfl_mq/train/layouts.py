@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from mhfl_mq.families.plan import Cut, Own, Plan, Shares
 from mhfl_mq.families.sharing.rows import ROWS
 from mhfl_mq.segments import Axis, Layout, Parameter, Tier
 from mhfl_mq.train.derive import TierShape, derive_layout, layout_arrays
+from mhfl_mq.train.derive.forward import build_model
 from mhfl_mq.train.derive.invent import invent_sample
 from mhfl_mq.train.derive.rolls import roll_units
 from mhfl_mq.train.exits import ExitNet
@@ -243,9 +244,11 @@ def _apart(sizes: Sizes) -> Layout:
 def _ranked(sizes: Sizes) -> Layout:
     """Each tier holds as much of the full model as its own width's model has."""
     _refuse_foreign(sizes)
-    models = [_build(sizes.task, tier, sizes.plan, keep_depth=True) for tier in sizes.tiers]
-    full = build_module(sizes.task, sizes.tiers, len(sizes.tiers) - 1, sizes.plan)
-    return ranked_layout(sizes.tiers, full, [sum(p.numel() for p in model.parameters()) for model in models])
+    trained = []
+    for tier in sizes.tiers:
+        make = partial(_of_shape, sizes.task, TierShape(tier.width, tier.depth), sizes.plan)
+        trained.append(sum(p.numel() for p in build_model(make, f"tier {tier.name!r}").parameters()))
+    return ranked_layout(sizes.tiers, build_module(sizes.task, sizes.tiers, -1, sizes.plan), trained)
 
 
 _CUTS: Mapping[Cut, Callable[[Sizes], Layout]] = {

@@ -131,6 +131,7 @@ def test_the_layout_alone_says_which_arrays_have_rows() -> None:
 def test_the_plan_follows_from_the_option(name: str) -> None:
     assert not make_algorithm(name).plan.rows
     assert make_algorithm(name, {"masked": 1}).plan.rows
+    assert "rows travel beside" in make_algorithm(name, {"masked": 1}).plan.against_compacting
     assert make_algorithm(name, {"masked": 1}).plan.rolls == (name == "fedrolex")
     with pytest.raises(ConfigError, match="masked: 2 is not within 0 to 1"):
         make_algorithm(name, {"masked": 2})

@@ -9,7 +9,6 @@ weights (`families`), and the alarm when a larger tier is worse than a smaller o
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError
-from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families import make_algorithm
 from mhfl_mq.segments import Accumulator, Bounds, Tier, Vector
 from mhfl_mq.train.derive import TierShape, layout_arrays
 from mhfl_mq.train.loop import train_round
-from mhfl_mq.train.model import TaskModels
+from mhfl_mq.train.model import TaskModels, TierModel
 from mhfl_mq.train.options import TrainOptions
-from mhfl_mq.train.steps import Job
+from mhfl_mq.train.steps import Job, Stepper
 from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.task import Examples, Task, load_task
 
@@ -41,8 +40,8 @@ def data(shard: str, folder: object = None) -> Examples:
     return Examples(inputs, inputs[:, :3].argmax(dim=1))
 
 
-def task_of(model: Callable[[TierShape], nn.Module], **more: Any) -> Task:
-    return Task(name="trap", model=model, device_data=data, sample=lambda: torch.randn(3, 4), **more)
+def task_of(model: Callable[[TierShape], nn.Module]) -> Task:
+    return Task(name="trap", model=model, device_data=data, sample=lambda: torch.randn(3, 4))
 
 
 def aggregated(models: TaskModels, head: Vector, updates: Sequence[tuple[int, Vector]]) -> Vector:
@@ -51,13 +50,13 @@ def aggregated(models: TaskModels, head: Vector, updates: Sequence[tuple[int, Ve
     for tier, delta in updates:
         total.fold(delta, tier, 1.0)
     new = np.empty_like(head)
-    HeteroFL().finalize(total, models.layout, head, new)
+    make_algorithm("heterofl").finalize(total, models.layout, head, new)
     return new
 
 
 def update_of(models: TaskModels, head: Vector, tier: int, options: TrainOptions = OPTIONS) -> Vector:
     base = head[: models.layout.lengths[tier]].copy()
-    return train_round(Plain(), Job(models, tier, base, data("a"), options, {}, 1, luck=(tier,))).update
+    return train_round(Plain(), Job(models, tier, base, data("a"), options, {}, 1, (tier,))).update
 
 
 # ---- widths that a norm's groups do not allow --------------------------------------------------------------------
@@ -156,6 +155,16 @@ def test_what_only_absent_tiers_hold_is_neither_zeroed_nor_shrunk() -> None:
     assert not np.array_equal(new[:shared], head[:shared])
 
 
+class On(Plain):
+    """Plain training of a model that can be looked at."""
+
+    def __init__(self, model: TierModel) -> None:
+        self.model = model
+
+    def begin(self, job: Job) -> Stepper:
+        return PlainStepper(job, self.model)
+
+
 def test_a_count_of_batches_stays_a_whole_number_of_its_device() -> None:
     """Through a float mean it would be rounded from 2**24 on, and no optimizer would accept the type."""
     task = task_of(lambda s: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
@@ -165,10 +174,7 @@ def test_a_count_of_batches_stays_a_whole_number_of_its_device() -> None:
     assert "1.num_batches_tracked" not in layout_arrays(model.module)
     counter = model.module.get_buffer("1.num_batches_tracked")
     counter += 2**24 + 1
-    stepper = PlainStepper(Job(models, 0, head, data("a"), OPTIONS, {}, 1), model)
-    for _ in range(OPTIONS.steps):
-        stepper.step(data("a"))
-    delta = stepper.finish().update
+    delta = train_round(On(model), Job(models, 0, head, data("a"), OPTIONS, {}, 1)).update
     assert counter.dtype == torch.int64
     assert int(counter) == 2**24 + 1 + OPTIONS.steps
     assert delta.size == sum(p.numel() for p in model.module.parameters()) + 2 * 8

@@ -194,6 +194,14 @@ def test_tiers_that_hold_no_more_than_others_are_refused() -> None:
         Federation("fiarse", {}, task_of(mlp), (Tier("a", 0.5), Tier("b", 1.0, 0, "other")), [(0, data(1))])
 
 
+def test_a_width_that_a_layer_does_not_allow_is_refused_by_the_layers_name() -> None:
+    def build(shape: TierShape) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, up(8, shape)), nn.GroupNorm(4, up(8, shape)), nn.Linear(up(8, shape), 3))
+
+    with pytest.raises(LayoutError, match=r"GroupNorm at .* tier 'small' cannot be built.*fix the channels per group"):
+        Federation("fiarse", {}, task_of(build))
+
+
 def test_the_same_seed_gives_the_same_first_version(federation: Federation) -> None:
     models = federation.models
     assert models.initial(4).tobytes() == models.initial(4).tobytes() != models.initial(5).tobytes()
