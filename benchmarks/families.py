@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import torch
@@ -19,6 +20,7 @@ from benchmarks.table import Row, at_most, note
 from mhfl_mq.bench.federation import Setting, Simulated, run_federation
 from mhfl_mq.bench.fleet import Budgets, Cost, Device, with_budgets
 from mhfl_mq.bench.profiles import profiles
+from mhfl_mq.bench.watch import RoundSeen
 from mhfl_mq.policy import Tier
 from mhfl_mq.train.derive import TierShape
 from mhfl_mq.train.inprocess import LocalWorker
@@ -31,14 +33,15 @@ CLASSES: Final = 10
 WIDTHS: Final = (0.0625, 0.125, 0.25, 0.5, 1.0)
 DEVICES: Final = 100
 COHORT: Final = 10
-ROUNDS: Final = 6
+ROUNDS: Final = 10
 STEPS: Final = 20
 BATCH: Final = 32
 EXAMPLES: Final = 640
 """Of a device: an epoch is the steps of a round, as where the 60,000 pictures of MNIST are shared by 100 devices."""
 TESTED: Final = 128
-BARE: Final = 12
-"""Steps of each tier in the plain loop, of which the usual one counts."""
+BARE: Final = 3
+"""Steps of each tier in the plain loop after each round."""
+WARM_UP: Final = 2
 
 
 class Net(nn.Module):
@@ -83,7 +86,7 @@ TASK: Final = Task("made-up", _model, _data, _test, sample=lambda: torch.linspac
 
 def setting() -> Setting:
     """Twenty devices of each tier: a device's profile is as slow as lets just its tier into the budget."""
-    lengths = [one // 1 for one in (6_000, 24_000, 97_000, 388_000, 1_550_000)]
+    lengths = (6_000, 24_000, 97_000, 388_000, 1_550_000)
     costs = [Cost(0.01 * 2**k, 1, length) for k, length in enumerate(lengths)]
     budgets = Budgets(train_s=1.0)
     tiers = tuple(Tier(f"tier{k}", width) for k, width in enumerate(WIDTHS))
@@ -106,38 +109,53 @@ def setting() -> Setting:
     )
 
 
-def bare_step_s(width: float) -> float:
-    """Processor seconds of one step of a tier in a plain loop: the usual one."""
-    module, batch = Net(width).train(), _pictures(BATCH, 0)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
-    taken = []
-    for _ in range(BARE):
+class Bare:
+    """A plain loop of one tier; its seconds are taken between the federation's rounds, on the same warm machine."""
+
+    def __init__(self, width: float) -> None:
+        self.module, self.batch = Net(width).train(), _pictures(BATCH, 0)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.01, momentum=0.9)
+        self.taken: list[float] = []
+        for _ in range(WARM_UP):
+            self.step()
+        self.taken.clear()
+
+    def step(self) -> None:
+        """One step, and its processor seconds."""
         began = time.process_time()
-        loss = cross_entropy(module(batch.inputs), batch.targets)
-        optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(self.module(self.batch.inputs), self.batch.targets)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
         float(loss.detach())
-        taken.append(time.process_time() - began)
-    return sorted(taken[2:])[len(taken[2:]) // 2]
+        self.taken.append(time.process_time() - began)
 
 
-def run() -> tuple[Simulated, float]:
-    """The federation, and the processor seconds that it took."""
+def run(bare: list[Bare]) -> tuple[Simulated, float]:
+    """The federation, and its processor seconds without those of the plain loops between its rounds."""
+    between = 0.0
+
+    def measure_bare(_: RoundSeen) -> None:
+        nonlocal between
+        began = time.process_time()
+        for one in bare:
+            for _step in range(BARE):
+                one.step()
+        between += time.process_time() - began
+
     began = time.process_time()
-    simulated = run_federation(setting(), LocalWorker(TASK, None))
-    return simulated, time.process_time() - began
+    simulated = run_federation(setting(), LocalWorker(TASK, None), measure_bare)
+    return simulated, time.process_time() - began - between
 
 
 def measure() -> list[Row]:
     """The federation's processor time beside that of its bare steps."""
     torch.set_num_threads(1)
-    before = [bare_step_s(width) for width in WIDTHS]
-    simulated, ours = run()
-    steps_s = [(one + bare_step_s(width)) / 2 for one, width in zip(before, WIDTHS, strict=True)]
+    plain = [Bare(width) for width in WIDTHS]
+    simulated, ours = run(plain)
     trained = Counter(one.invited[name] for one in simulated.rounds for name in one.counted)
-    bare = sum(STEPS * count * steps_s[tier] for tier, count in trained.items())
+    bare = sum(STEPS * count * fmean(plain[tier].taken) for tier, count in trained.items())
     return [
         note(
             f"simulated trainings in {len(simulated.rounds)} rounds of {COHORT} of {DEVICES} devices", trained.total()

@@ -16,7 +16,7 @@ from typing import Any, Final
 from mhfl_mq.bench.methods import BASELINES
 from mhfl_mq.bench.plan import Cell, Plan, costs_wanted, own_costs
 from mhfl_mq.bench.pool import BenchProcess
-from mhfl_mq.errors import ConfigError, MhflError
+from mhfl_mq.errors import ConfigError, MhflError, TaskError
 from mhfl_mq.store.files import RealFiles, atomic_write, explained, make_folder
 
 __all__ = ["CELLS", "Matrix", "Outcome", "cells_of", "read_cell", "run_matrix"]
@@ -138,21 +138,28 @@ async def run_matrix(
 async def _costs(matrix: Matrix, out: Path, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """What every tier of every algorithm costs, by data set and algorithm; measured alone, one after the other.
 
-    An algorithm that cannot be measured is left out, so that its cells fail and no others.
+    An algorithm that cannot be measured is left out, so that its cells fail and no others. Raises what went wrong first
+    when nothing of a data set can be measured: its files are missing, say.
     """
     costs: dict[str, dict[str, Any]] = _read(out / COSTS)
     wanted = dict.fromkeys(name for method in matrix.methods for name in costs_wanted(method))
     missing = [(data, name) for data in matrix.plans for name in wanted if name not in costs.get(data, {})]
     if missing:
         say("measuring this machine: what a training step of each tier costs")
+    errors: dict[str, MhflError] = {}
     async with BenchProcess() as process:
         for data, name in missing:
             request = {"job": "measure", "data": data, "costs": name, "plan": asdict(matrix.plans[data])}
             try:
-                costs.setdefault(data, {})[name] = await process.ask(request)
+                measured = await process.ask(request)
             except MhflError as error:
-                say(f"{name} on {data} cannot be measured: {error}")
+                first = errors.setdefault(data, error)
+                if not costs.get(data) and name == list(wanted)[-1]:
+                    raise first from error
+                if not isinstance(error, TaskError) or costs.get(data):
+                    say(f"{name} on {data} cannot be measured: {error}")
             else:
+                costs.setdefault(data, {})[name] = measured
                 _write(out / COSTS, costs)
     return costs
 

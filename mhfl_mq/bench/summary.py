@@ -13,6 +13,9 @@ __all__ = ["FEWEST_SEEDS", "Row", "Spread", "honest", "rows_of", "spread_of"]
 FEWEST_SEEDS: Final = 3
 """With fewer seeds a spread says nothing, and the report says so."""
 
+MISSING_NAMED: Final = 6
+"""Missing cells that a report names."""
+
 Document = Mapping[str, Any]
 
 
@@ -132,13 +135,14 @@ def _paired(ours: Sequence[Document], theirs: Sequence[Document], figure: str) -
 def honest(rows: Sequence[Row], missing: Sequence[str]) -> list[str]:
     """What a reader must know before believing the table, one sentence each."""
     lines = []
-    fewest = min((len(row.seeds) for row in rows if not row.impossible), default=0)
+    fewest = min((len(row.seeds) for row in rows if not row.impossible), default=FEWEST_SEEDS)
     if fewest < FEWEST_SEEDS:
         lines.append(
             f"Only {fewest} seed(s) for some rows: with fewer than {FEWEST_SEEDS}, differences are not proven."
         )
     if missing:
-        lines.append(f"{len(missing)} cells are missing (failed or not run yet): {', '.join(missing)}.")
+        some = ", ".join(missing[:MISSING_NAMED]) + (", ..." if len(missing) > MISSING_NAMED else "")
+        lines.append(f"{len(missing)} cells are missing (failed or not run yet): {some}.")
     for row in rows:
         lines += [f"{row.data}, {row.constraint}, {row.method}: {says}" for says in _of_row(row)]
     return lines

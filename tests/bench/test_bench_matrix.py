@@ -106,6 +106,21 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path: Path, pool: Pr
     assert len(asyncio.run(run_matrix(MATRIX, tmp_path, jobs=2)).done) == 4
 
 
+def test_a_data_set_of_which_nothing_can_be_measured_ends_the_run_at_once(tmp_path: Path, pool: Pretended) -> None:
+    pool.fails = lambda request: request["job"] == "measure"
+    with pytest.raises(TrainingFailed, match="nan"):
+        asyncio.run(run_matrix(MATRIX, tmp_path, jobs=1))
+    assert pool.cells == 0
+
+
+def test_an_algorithm_that_cannot_be_measured_fails_alone(tmp_path: Path, pool: Pretended) -> None:
+    matrix = Matrix((*MATRIX.methods, "fedper"), MATRIX.constraints, MATRIX.seeds, MATRIX.plans)
+    pool.fails = lambda request: str(request.get("costs", "")).startswith("fedper")
+    outcome = asyncio.run(run_matrix(matrix, tmp_path, jobs=1))
+    assert {cell.method for cell in outcome.failed} == {"fedper"}
+    assert len(outcome.done) == 20
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, pool: Pretended) -> None:
     (tmp_path / "thesis.tex").write_text("chapter 1")
     with pytest.raises(ConfigError, match="no benchmark wrote"):
