@@ -246,7 +246,7 @@ def _ranked(sizes: Sizes) -> Layout:
     _refuse_foreign(sizes)
     trained = []
     for tier in sizes.tiers:
-        make = partial(_of_shape, sizes.task, TierShape(tier.width, tier.depth), sizes.plan)
+        make = partial(_made, sizes.task, TierShape(tier.width, tier.depth), sizes.plan)
         trained.append(sum(p.numel() for p in build_model(make, f"tier {tier.name!r}").parameters()))
     return ranked_layout(sizes.tiers, build_module(sizes.task, sizes.tiers, -1, sizes.plan), trained)
 
