@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-long bench check format clean
+.PHONY: demo test test-long bench bench-families check format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ test-long: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-families: $(STAMP)
+	$(BIN)/mhfl bench $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.table import Row
 
-MODULES = ("fold", "rounds", "agent", "first_round")
+MODULES = ("fold", "rounds", "agent", "families", "first_round")
 
 
 def show(row: Row) -> str:

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "broker": "Start a real MQTT broker on this machine, for trying things out.",
     "aggregator": "Run rounds: invite devices, merge what they send, publish the model.",
     "device": "Join a federation, train on this machine's data, send updates.",
+    "bench": "Compare the algorithms with each other and with the baselines, on a simulated plant.",
     "simulate": "Replay a federation with faults from a seed, without a network.",
     "status": "Rounds, devices, tiers, bytes and accuracy of a federation, live.",
     "policy": "Check a policy file, or show what it says.",

@@ -30,6 +30,7 @@ def installed() -> Known:
         stages_misfit=_stages_misfit,
         tiers_misfit=_tiers_misfit,
         option_misfit=_option_misfit,
+        compacting_misfit=_compacting_misfit,
         models_apart=_models_apart,
     )
 
@@ -50,6 +51,10 @@ def _stages_misfit(names: Sequence[str]) -> str:
 def _option_misfit(algorithm: str, option: str, value: float) -> str:
     number = None if algorithm == AUTO else algorithm_numbers(algorithm).get(option)
     return "" if number is None else number.fault(value)
+
+
+def _compacting_misfit(algorithm: str) -> str:
+    return "" if algorithm == AUTO else make_algorithm(algorithm).plan.against_compacting
 
 
 def _models_apart(algorithm: str) -> bool:

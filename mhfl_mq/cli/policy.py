@@ -10,7 +10,7 @@ from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
 from mhfl_mq.errors import PolicyError
-from mhfl_mq.policy import Policy
+from mhfl_mq.policy import Communication, Policy, ways
 from mhfl_mq.policy.findings import Finding
 from mhfl_mq.policy.load import check_policy
 from mhfl_mq.policy.quantities import show_bytes, show_duration
@@ -131,6 +131,7 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
         ("deadline", show_duration(part.deadline_s)),
         ("schedule", f"{pause} between rounds, {end}"),
         ("gate", "must be finite" if drop is None else f"must be finite and at most {drop:g} worse than the head"),
+        ("communication", _communication(policy.communication)),
         ("stages", ", ".join(stage.name for stage in policy.stages) or "none"),
         (
             "limits",
@@ -139,3 +140,11 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
             f"broadcast {pace}",
         ),
     ]
+
+
+def _communication(rules: Communication) -> str:
+    """How updates travel, in one line."""
+    best, *less = ways(rules)
+    if not rules.adaptive:
+        return str(best)
+    return f"{best}; less where that takes a link over {show_duration(rules.transfer_s)}, down to {[best, *less][-1]}"

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
+from typing import Final
 
 from mhfl_mq.errors import ConfigError
 
-__all__ = ["Number", "hint", "read_numbers"]
+__all__ = ["SERVER_RATE", "Number", "hint", "read_numbers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Number:
         if not self.low <= value <= self.high:
             return f"{value:g} is not within {self.low:g} to {self.high:g}"
         return f"{value:g} is not a whole number" if self.whole and value != int(value) else ""
+
+
+MAX_RATE: Final = 10.0
+"""A server step of ten times the mean has diverged in every published run."""
+SERVER_RATE: Final = Number(1.0, 1e-6, MAX_RATE, "how much of the mean step the new version takes")
 
 
 def read_numbers(known: Mapping[str, Number], given: Mapping[str, object], algorithm: str) -> dict[str, float]:

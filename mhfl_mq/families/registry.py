@@ -5,24 +5,51 @@ from typing import Final
 
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families.base import Algorithm, Averaging, Weighting
+from mhfl_mq.families.distillation.dsfl import DSFL
+from mhfl_mq.families.distillation.feddf import FedDF, FedDFWeights
+from mhfl_mq.families.distillation.feddistill import FedDistill
+from mhfl_mq.families.distillation.fedet import FedET
+from mhfl_mq.families.distillation.fedmd import FedMD
 from mhfl_mq.families.native.fedgroups import FedGroups
 from mhfl_mq.families.native.fedproto import FedProto
 from mhfl_mq.families.native.fedtgp import FedTGP
 from mhfl_mq.families.numbers import Number, hint, read_numbers
+from mhfl_mq.families.sharing.depthfl import DepthFL
 from mhfl_mq.families.sharing.fedavg import FedAvg
+from mhfl_mq.families.sharing.fedepth import FeDepth
 from mhfl_mq.families.sharing.fedper import FedPer
 from mhfl_mq.families.sharing.fedrep import FedRep
+from mhfl_mq.families.sharing.fedrolex import FedRolex
+from mhfl_mq.families.sharing.fiarse import Fiarse
+from mhfl_mq.families.sharing.fjord import FjORD
 from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.families.sharing.inclusivefl import InclusiveFL
 from mhfl_mq.families.sharing.lgfedavg import LGFedAvg
+from mhfl_mq.families.sharing.scalefl import ScaleFL
+from mhfl_mq.families.sharing.slimmable import Slimmable
 
 __all__ = ["algorithm_class", "algorithm_names", "algorithm_numbers", "make_algorithm"]
 
 _CLASSES: Final[tuple[type[Averaging], ...]] = (
     FedAvg,
     HeteroFL,
+    DepthFL,
+    ScaleFL,
+    FeDepth,
+    InclusiveFL,
+    FedRolex,
+    Slimmable,
+    FjORD,
+    Fiarse,
     FedPer,
     FedRep,
     LGFedAvg,
+    FedMD,
+    DSFL,
+    FedDistill,
+    FedDF,
+    FedDFWeights,
+    FedET,
     FedProto,
     FedTGP,
     FedGroups,

@@ -1,18 +1,21 @@
-"""Ranges of a version that an algorithm makes by itself: read out of the head, written over the mean of all.
+"""Changing a version after the mean, whether it is an array or a raw file of little-endian float32.
 
-Own arrays lie first in the vector and are small beside models, so a range is held in memory whole.
+Own arrays are small beside models, so a range is held in memory whole.
 """
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from mhfl_mq.errors import LocalMisuse, StoreError
+from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
 from mhfl_mq.segments import Accumulator, Layout, Source, Vector
 from mhfl_mq.segments.blocks import ITEM, read_blocks
 
-__all__ = ["Out", "mean_of", "read_range", "rewrite", "sum_of"]
+__all__ = ["Out", "mean_of", "read_range", "read_whole", "sum_of", "write_range", "write_whole"]
 
 Out = Vector | str | os.PathLike[str]
 """Where a new version is written: an array, or a raw little-endian float32 file."""
@@ -28,20 +31,30 @@ def read_range(source: Source, start: int, stop: int) -> Vector:
     return found
 
 
-def rewrite(out: Out, start: int, values: npt.NDArray[np.floating]) -> None:
-    """Write these values, rounded to float32, over a new version that is there already, from `start` on."""
-    flat = np.ascontiguousarray(values, "<f4").reshape(-1)
-    if not np.isfinite(flat).all():
-        raise LocalMisuse("values that are not finite would be written into a version", where=f"coordinate {start} on")
+def read_whole(source: Source, length: int) -> Vector:
+    """All of a version: the array itself, or the file in memory."""
+    return source if isinstance(source, np.ndarray) else read_range(source, 0, length)
+
+
+def write_range(out: Out, start: int, values: npt.NDArray[np.floating]) -> None:
+    """Write these values, rounded to float32, over a version that is there already, from `start` on."""
+    flat = _finite(values)
     if isinstance(out, np.ndarray):
         out[start : start + flat.size] = flat
         return
-    try:
-        with open(out, "r+b") as file:
-            file.seek(ITEM * start)
-            file.write(flat.data)
-    except OSError as error:
-        raise StoreError(f"cannot be written: {error.strerror}", where=os.fspath(out)) from error
+    with _told(out), open(out, "r+b") as file:
+        file.seek(ITEM * start)
+        file.write(flat.data)
+
+
+def write_whole(out: Out, vector: Vector) -> None:
+    """Make this the version."""
+    flat = _finite(vector)
+    if isinstance(out, np.ndarray):
+        out[:] = flat
+        return
+    with _told(out), open(out, "wb") as file:
+        file.write(flat.data)
 
 
 def sum_of(total: Accumulator, layout: Layout, name: str) -> npt.NDArray[np.float64]:
@@ -57,3 +70,24 @@ def mean_of(total: Accumulator, layout: Layout, name: str) -> npt.NDArray[np.flo
     segment = next(s for s, (_, stop) in enumerate(layout.segment_bounds) if start < stop)
     weight = total.weights[segment]
     return np.asarray(sum_of(total, layout, name) / weight) if weight else None
+
+
+def _finite(values: npt.NDArray[np.floating]) -> Vector:
+    flat = np.ascontiguousarray(values, "<f4").reshape(-1)
+    if not np.isfinite(flat).all():
+        raise LocalMisuse("values that are not finite would be written into a version")
+    return flat
+
+
+@contextmanager
+def _told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the disk says, as errors of the house."""
+    try:
+        yield
+    except OSError as error:
+        where = os.fspath(path)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            told = f"no room left while writing a merged model ({error.strerror})"
+            remedy = "free space on this disk and start again: what was counted is merged then"
+            raise StoreFull(told, where=where, remedy=remedy) from error
+        raise StoreError(f"cannot be written: {error.strerror}", where=where) from error

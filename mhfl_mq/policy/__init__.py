@@ -4,7 +4,7 @@ Here: the checked policy and the pure decisions, on the standard library alone. 
 `check_policy`) is in `mhfl_mq.policy.load` and needs the extra `server`.
 """
 
-from mhfl_mq.policy.communication import How, choose, upload_bytes
+from mhfl_mq.policy.communication import How, choose, upload_bytes, ways
 from mhfl_mq.policy.compiled import (
     API_VERSION,
     Algorithm,
@@ -58,4 +58,5 @@ __all__ = [
     "quorum_needed",
     "transfer_seconds",
     "upload_bytes",
+    "ways",
 ]

@@ -31,8 +31,8 @@ class Known:
 
     `algorithms` maps a name to the option names that this algorithm has of its own. `stages_misfit` says what is
     wrong with stages in this order, `tiers_misfit` what an algorithm has against so many tiers, `option_misfit` what
-    it has against the value of one of its own options; empty: nothing. `models_apart` says whether an algorithm can
-    serve tiers that are unrelated models.
+    it has against the value of one of its own options, `compacting_misfit` what against updates that are compacted;
+    empty: nothing. `models_apart` says whether an algorithm can serve tiers that are unrelated models.
     """
 
     algorithms: Mapping[str, frozenset[str]]
@@ -40,6 +40,7 @@ class Known:
     stages_misfit: Callable[[Sequence[str]], str] = lambda _names: ""
     tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
     option_misfit: Callable[[str, str, float], str] = lambda _algorithm, _option, _value: ""
+    compacting_misfit: Callable[[str], str] = lambda _algorithm: ""
     models_apart: Callable[[str], bool] = lambda _algorithm: True
 
 
@@ -65,6 +66,7 @@ def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _stage_names(data, known)
     if known is not None:
         yield from _algorithm(data, known)
+        yield from _compacting(data, known)
         yield from _stage_order(data, known)
 
 
@@ -227,7 +229,7 @@ def _communication(data: object) -> Iterator[Fault]:
         return
     value = {name: _default(Communication, name, written.get(name)) for name in Communication.model_fields}
     adaptive = value["adaptive"] is True
-    if _items(data, "spec", "stages") and (adaptive or value["precision"] != "float32" or _number(value["top_k"]) != 1):
+    if _items(data, "spec", "stages") and _compacts(data):
         message = "updates that are compacted cannot pass privacy stages, which need every value as it is"
         hint = "leave the stages out, or the communication: its every alone goes with stages"
         yield Fault(Code.COMMUNICATION, at, message, hint, key=True)
@@ -253,6 +255,25 @@ def _communication(data: object) -> Iterator[Fault]:
         message = f"an upload of {show_duration(seconds)} is longer than the deadline of {show_duration(deadline)}"
         path: Path = (*at, "transfer") if "transfer" in written else at
         yield Fault(Code.COMMUNICATION, path, message, f"write at most {show_duration(deadline)}")
+
+
+def _compacts(data: object) -> bool:
+    """Whether updates may be anything but raw float32."""
+    written = _dig(data, "spec", "communication")
+    if not isinstance(written, dict):
+        return False
+    precision, share = written.get("precision", "float32"), _number(written.get("top_k", 1.0))
+    return written.get("adaptive") is True or precision != "float32" or share != 1.0
+
+
+def _compacting(data: object, known: Known) -> Iterator[Fault]:
+    name = _dig(data, "spec", "algorithm", "name")
+    if isinstance(name, str) and name in known.algorithms and _compacts(data):
+        misfit = known.compacting_misfit(name)
+        if misfit:
+            message = f"updates of {name} cannot be compacted: {misfit}"
+            hint = "leave the communication out, or take another algorithm"
+            yield Fault(Code.COMMUNICATION, ("spec", "communication"), message, hint, key=True)
 
 
 def _stage_names(data: object, known: Known | None) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ from mhfl_mq.policy.compiled import Communication
 from mhfl_mq.policy.decide import BYTES_PER_COORDINATE, Decision, Reason
 from mhfl_mq.policy.quantities import MAX_SECONDS, show_bytes, show_duration
 
-__all__ = ["How", "choose", "upload_bytes"]
+__all__ = ["How", "choose", "upload_bytes", "ways"]
 
 SHARES: Final = (0.5, 0.25, 0.1)
 """Of an update's coordinates, where int8 of all is too much."""
@@ -88,7 +88,7 @@ def _within_budget(
         return first, [Reason("communication.transfer", True, "link not measured yet")]
     reasons: list[Reason] = []
     how = first
-    for how in _ways(rules, first):
+    for how in ways(rules):
         size = upload_bytes(coordinates, how) / how.every
         holds = size <= budget_s * link_bytes_s
         takes = f"{show_bytes(round(size))} a round are {_seconds(size / link_bytes_s)}"
@@ -98,10 +98,12 @@ def _within_budget(
     return how, reasons
 
 
-def _ways(rules: Communication, first: How) -> Iterator[How]:
+def ways(rules: Communication) -> Iterator[How]:
     """From the policy's own to the smallest that it allows."""
-    how = first
+    first = how = How(rules.precision, rules.top_k, rules.every)
     yield how
+    if not rules.adaptive:
+        return
     for precision in (16, 8):
         if precision < how.precision:
             how = How(precision, first.top_k, first.every)

@@ -60,7 +60,7 @@ class Decision:
 class Upload:
     """How a device sends its updates: numbers for its offers, every how many rounds it is asked, and why.
 
-    `why` is empty where there was nothing to decide.
+    `why` is empty for who sends as everybody may.
     """
 
     options: Mapping[str, float] = field(default_factory=dict)

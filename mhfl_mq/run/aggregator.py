@@ -62,8 +62,8 @@ CLIENT_ID = "_aggregator_"
 """Begins the client id of an aggregator; no device may be called so (NATS takes no dot in a client id)."""
 NOBODY = "?"
 """Who sends to topics that are none of ours: such a topic is the sender's choice, and may be 64 KiB long."""
-REQUESTS_EVERY_S = 1.0
-"""Seconds between two looks for an operator's requests."""
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks for an operator's requests, and between two boards."""
 ASK_AGAIN_AFTER = 10
 """Looks after which the machine is asked again for what it has not done: it may have been busy, or had it already."""
 FAREWELL_S = 3.0
@@ -89,6 +89,7 @@ class AggregatorHost:
         now: Callable[[], float],
         broadcast_bytes_s: float | None = None,
         keepalive_s: int = 60,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self.traffic = Traffic()
         self._topics = topics
@@ -101,6 +102,7 @@ class AggregatorHost:
         self._wanted_chunk = chunk
         self._now = now  # the wall clock, in seconds since 1970
         self._keepalive_s = keepalive_s
+        self._look_every_s = look_every_s
         self._epoch = machine.epoch
         self._models: dict[int, str] = {}  # version -> model
         self._head: Head | None = None  # as it was announced last
@@ -139,7 +141,7 @@ class AggregatorHost:
             self.post(Started(self._now()))  # not before: a broker may be waited for longer than a round
             self._jobs.start("connections", self._watch(presence(online=True)))
             self._jobs.start("inbox", self._listen())
-            self._jobs.start("board", self._board.keep())
+            self._jobs.start("board", self._board.keep(self._look_every_s))
             self._jobs.start("requests", self._take_requests())
             reason = await self._jobs.guard(self._driver.run())
             self._mailer.send(self._topics.state, presence(online=False), retain=True)
@@ -223,7 +225,7 @@ class AggregatorHost:
                     metrics = dict(added.metrics)
                     self.post(RollbackAsked(one.version, added.model, metrics, one.reason, one.who))
                 asked[one.path] += 1
-            await asyncio.sleep(REQUESTS_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
 
     # ---- what goes out ----
 

@@ -53,6 +53,7 @@ class Parts:
     store: Callable[..., Store] = Store
     federation: Callable[..., FederationMachine] = FederationMachine
     device: Callable[..., DeviceMachine] = DeviceMachine
+    look_every_s: float = 1.0  # between two looks for an operator's requests, and two boards
 
 
 PARTS: Final = Parts()
@@ -146,6 +147,7 @@ async def run_aggregator(
                 now=lambda: clock.now().timestamp(),
                 broadcast_bytes_s=limits.broadcast_bytes_s,
                 keepalive_s=setup.keepalive_s,
+                look_every_s=parts.look_every_s,
             )
             started(host)
             try:

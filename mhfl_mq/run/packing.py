@@ -1,6 +1,7 @@
 """Makes of a trained update what travels: as the offer says, with what earlier updates lost added to it."""
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class Packing:
 
     def __init__(self, folder: Path) -> None:
         self._kept = ResidualFile(folder)
+        self._newest = 0  # the round that was packed last
+        self._keeping = threading.Lock()
 
     def pack(self, offer: Offer, update: Path, segments: Sequence[Path], counted: int) -> PackedUpdate:
         """Pack a raw update, whose file is used up; `segments` are the model that it was trained from.
@@ -58,7 +61,10 @@ class Packing:
                 raise
             update.unlink()
         after = feedback.after(packed).residual
-        self._kept.save(offer.round, offer.tier, offer.layout, feedback.residual, after)
+        with self._keeping:
+            if offer.round >= self._newest:  # else a newer round was packed while this one, given up, was being packed
+                self._newest = offer.round
+                self._kept.save(offer.round, offer.tier, offer.layout, feedback.residual, after)
         saved = FLOAT * trained.size - packed.size
         return PackedUpdate(out, {"change": change, "error": packed.error, "saved_bytes": float(saved)})
 

@@ -45,6 +45,13 @@ def algorithm_of(policy: Policy) -> Algorithm:
         options["weighting"] = policy.algorithm.weighting
     algorithm = make_algorithm(name, options)
     algorithm.check_tiers(len(policy.tiers))
+    against = algorithm.plan.against_compacting if policy.communication.compacts else ""
+    if against:
+        raise ConfigError(
+            f"updates of {name} cannot be compacted: {against}",
+            where="communication",
+            remedy="leave the communication out, or take another algorithm",
+        )
     return algorithm
 
 
@@ -158,8 +165,12 @@ class PolicyDecider:
         self._algorithm = algorithm_of(policy)
 
     def assign(self, capability: Capability) -> Decision:
-        """The largest tier that this device's measured capability carries within the budgets."""
-        decision = assign_tier(self._policy.tiers, self._lengths, capability)
+        """The largest tier that this device's measured capability carries within the budgets.
+
+        Never the aggregator's own, whatever the device measured.
+        """
+        given = slice(len(self._names) - 1 if self._algorithm.plan.server else None)
+        decision = assign_tier(self._policy.tiers[given], self._lengths[given], capability)
         return Decision(decision.answer is not None, (decision.why,), decision.answer)
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
@@ -184,7 +195,8 @@ class PolicyDecider:
         decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
         how = decision.answer
         options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
-        return Upload(options, how.every, f"{how}: {decision.why}")
+        against = [str(reason) for reason in decision.reasons if not reason.holds]  # the last one decided
+        return Upload(options, how.every, f"{how}; {against[-1]}" if against else "")
 
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""

@@ -128,11 +128,11 @@ class StatusBoard:
         self._describe = partial(_ended, self._describe)
         self.write()
 
-    async def keep(self) -> None:
-        """Write the board every second, for ever."""
+    async def keep(self, every_s: float = WRITE_EVERY_S) -> None:
+        """Write the board every `every_s` seconds, for ever."""
         while True:
             self.write()
-            await asyncio.sleep(WRITE_EVERY_S)
+            await asyncio.sleep(every_s)
 
 
 def _ended(before: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

@@ -41,9 +41,11 @@ class TaskTrainer:
         handicap: Handicap | None = None,
         nice: int = 0,
         idle_s: float = 60.0,
+        worker: Worker | None = None,
     ) -> None:
+        """`worker`: what does the jobs, where it is not a child process of this trainer's own."""
         self._task = task
-        self._worker = Worker(task, data=data, nice=nice, idle_s=idle_s, log=_told)
+        self._worker = worker or Worker(task, data=data, nice=nice, idle_s=idle_s, log=_told)
         self._scratch = scratch
         self._keep = scratch.with_name("kept")
         self._shard = shard
@@ -93,8 +95,16 @@ class TaskTrainer:
 class TaskFoundation:
     """A task's layout, first version and evaluation, for the aggregator. `seed` draws the first weights."""
 
-    def __init__(self, task: str, *, data: Path | None = None, seed: int = 0, idle_s: float = 300.0) -> None:
-        self._worker = Worker(task, data=data, idle_s=idle_s, log=_told)
+    def __init__(
+        self,
+        task: str,
+        *,
+        data: Path | None = None,
+        seed: int = 0,
+        idle_s: float = 300.0,
+        worker: Worker | None = None,
+    ) -> None:
+        self._worker = worker or Worker(task, data=data, idle_s=idle_s, log=_told)
         self._seed = seed
 
     async def found(self, policy: Policy, folder: Path | None) -> Founded:

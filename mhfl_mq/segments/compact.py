@@ -4,6 +4,7 @@ The bytes are those of `mhfl_mq.segments.compacted`. Error feedback (Seide et al
 al., ICML 2019): what an update lost is added to the next one. Top-k: Stich, Cordonnier, Jaggi, NeurIPS 2018.
 """
 
+import errno
 import math
 import os
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mhfl_mq.errors import LocalMisuse, StoreError
+from mhfl_mq.errors import LocalMisuse, StoreError, StoreFull
 from mhfl_mq.segments.blocks import Source, read_blocks
 from mhfl_mq.segments.check import within
 from mhfl_mq.segments.compacted import MORE, TYPES, Compacted, Index, header
@@ -169,4 +170,7 @@ def _write(out: str | os.PathLike[str], parts: list[memoryview]) -> None:
             for part in parts:
                 file.write(part)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            what = f"no room left while writing an update ({error.strerror})"
+            raise StoreFull(what, where=os.fspath(out), remedy="free space on this disk") from error
         raise StoreError(f"cannot be written: {error.strerror}", where=os.fspath(out)) from error

@@ -111,7 +111,8 @@ def _trained(setting: Setting, flat: Vector, tier: int, shard: str, data: Exampl
     """The delta of one device's round."""
     models = setting.models
     base = models.layout.take(flat, tier).copy()
-    job = Job(models, tier, base, data, setting.options, {}, number, shard_luck(shard))
+    numbers = setting.algorithm.numbers
+    job = Job(models, tier, base, data, setting.options, numbers, number, shard_luck(shard))
     return train_round(method_of(setting.algorithm.about.name), job).update
 
 

@@ -119,13 +119,17 @@ class Worker:
     async def probe(
         self, subject: Subject, *, shard: str = "", handicap: Handicap | None = None, tier_s: float = PROBE_S
     ) -> ProbeReport:
-        """Measure each tier, smallest first. One that fails, crashes the child or takes too long is left out."""
+        """Measure each tier, smallest first. One that fails, crashes the child or takes too long is left out.
+
+        A last tier that is the aggregator's own is no device's business: it is not measured.
+        """
         shared = {"subject": subject.document(), "shard": shard}
         counted = await self._job("count", shared)
         weak = handicap or Handicap()
         measured = {"handicap": [weak.slowdown, weak.memory_bytes]}
         probes, left_out = [], {}
-        for index, tier in enumerate(subject.tiers):
+        last = -1 if subject.make().plan.server else None
+        for index, tier in enumerate(subject.tiers[:last]):
             try:
                 async with asyncio.timeout(tier_s):
                     answer = await self._job("probe", {**shared, **measured, "tier": index})

@@ -128,6 +128,29 @@ class Jobs:
         flat = read_vector([Path(arguments["flat"])], models.layout.total)
         return {"metrics": evaluate_tiers(method_of(subject.algorithm), models, flat, self._test())}
 
+    def local_scores(self, arguments: Arguments) -> Answer:
+        """The metric of each device's tier of the version in the file `flat`, on that device's own test examples.
+
+        `devices` are shards and tiers. Where the task has no own test examples, on all test data. Empty where parts
+        of the models never leave the devices.
+        """
+        subject = Subject.plain(arguments["subject"])
+        algorithm, models = self._of(subject)
+        if algorithm.evaluated is Evaluated.DEVICES:
+            return {"scores": []}
+        method, flat = method_of(subject.algorithm), read_vector([Path(arguments["flat"])], models.layout.total)
+        common: dict[int, float] = {}
+        scores = []
+        for shard, tier in arguments["devices"]:
+            vector = models.layout.take(flat, tier)
+            if self.task.local_test is not None:
+                scores.append(method.score(models, tier, vector, self.task.local_test(shard, self._folder)))
+                continue
+            if tier not in common:
+                common[tier] = method.score(models, tier, vector, self._test())
+            scores.append(common[tier])
+        return {"scores": scores}
+
     def conclude(self, arguments: Arguments) -> Answer:
         """The aggregator's own step: makes the file `merged` anew from it, the head, and single updates."""
         subject = Subject.plain(arguments["subject"])
@@ -171,20 +194,22 @@ class Jobs:
     def _of(self, subject: Subject) -> tuple[Algorithm, TaskModels]:
         """The algorithm and the models of these tiers; the layout is derived once."""
         algorithm = subject.make()
+        public = self._agreed(subject.public) if algorithm.plan.public else None
         key = repr((subject.tiers, algorithm.plan))
         if key not in self._models:
-            public = None
-            if algorithm.plan.public:
-                public = self._public
-                if subject.public and subject.public != self._public_digest:
-                    raise TaskError(
-                        f"the public examples here have the SHA-256 {self._public_digest}, the federation's have "
-                        f"{subject.public}",
-                        where=f"task {self.task.name!r}",
-                        remedy="give this device the federation's public set: see Task.public_data",
-                    )
             self._models[key] = TaskModels(self.task, subject.tiers, algorithm.plan, public)
         return algorithm, self._models[key]
+
+    def _agreed(self, digest: str) -> Examples:
+        """The public examples, which must be those of this digest; empty: whatever lies here."""
+        public = self._public
+        if digest and digest != self._public_digest:
+            raise TaskError(
+                f"the public examples here have the SHA-256 {self._public_digest}, the federation's have {digest}",
+                where=f"task {self.task.name!r}",
+                remedy="give this device the federation's public set: see Task.public_data",
+            )
+        return public
 
     def _shard(self, shard: str) -> Examples:
         if shard not in self._data:
@@ -244,6 +269,7 @@ JOBS: Final[dict[str, Callable[[Jobs, Arguments], Answer]]] = {
     "probe": Jobs.probe,
     "train": Jobs.train,
     "evaluate": Jobs.evaluate,
+    "local_scores": Jobs.local_scores,
     "conclude": Jobs.conclude,
     "baseline": Jobs.baseline,
 }

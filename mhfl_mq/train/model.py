@@ -11,8 +11,10 @@ from torch import nn
 from mhfl_mq.errors import LocalMisuse, TrainingFailed
 from mhfl_mq.families.plan import OWN, Cut, Plan
 from mhfl_mq.segments import Arrays, Layout, Packer, Tier, Vector
+from mhfl_mq.segments.ranking import Ranking
 from mhfl_mq.train.derive import layout_arrays
 from mhfl_mq.train.layouts import Sizes, build_module, planned_layout
+from mhfl_mq.train.ranked import flat_ranked
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["TaskModels", "TierModel", "arrays_of", "read_vector", "write_vector"]
@@ -99,14 +101,16 @@ class TaskModels:
         Where tiers share coordinates, they are those of the largest tier.
         """
         flat = np.zeros(self.layout.total, np.float32)
-        nested = self.plan.cut is Cut.NESTED and not self.plan.private_last
+        nested = self.plan.cut in (Cut.NESTED, Cut.RANKED) and not self.plan.private_last
         for tier in range(len(self.tiers) - 1 if nested else 0, len(self.tiers)):
             torch.manual_seed(seed)
-            vector = self.build(tier).take()
-            start = 0
+            model = self.build(tier)
+            vector, start = model.take(), 0
             for low, high in self.layout.runs[tier]:
                 flat[low:high] = vector[start : start + high - low]
                 start += high - low
+            if self.plan.cut is Cut.RANKED:
+                Ranking.of(self.layout).publish(flat_ranked(model.module), flat)
         return flat
 
 

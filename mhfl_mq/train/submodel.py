@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError, LocalMisuse, TaskError
+from mhfl_mq.families.plan import OWN
 from mhfl_mq.segments import Layout, Parameter
 from mhfl_mq.train.derive.arrays import aliases_of, layout_arrays
 from mhfl_mq.train.exits import ExitNet
@@ -233,6 +234,7 @@ def _place(module: nn.Module, name: str) -> _Place:
 
 def _check(arrays: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], whose: str) -> None:
     """Raise `LayoutError` for the first array in which a model and the layout differ."""
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith(OWN)}
     for name in {**shapes, **arrays}:
         here = tuple(arrays[name].shape) if name in arrays else "no such array"
         wanted = shapes.get(name, "no such array")

@@ -164,3 +164,21 @@ def test_init_into_a_folder_that_is_not_there_says_so(mhfl: Any, tmp_path: Path)
     done = mhfl("init", tmp_path / "no" / "x.yaml")
     assert done.code == 3
     assert done.err.startswith(f"error: {tmp_path / 'no' / 'x.yaml'} cannot be written: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("communication", "says"),
+    [
+        ("{}", "communication  float32\n"),
+        ("{precision: int8, top_k: 0.1, every: 2}", "communication  int8, the largest 10 %, every 2 rounds\n"),
+        (
+            "{adaptive: true, smallest_top_k: 0.2}",
+            "communication  float32; less where that takes a link over 10s, down to int8, the largest 25 %, every 4 ",
+        ),
+    ],
+)
+def test_how_updates_travel_is_shown_in_one_line(mhfl: Any, tmp_path: Path, communication: str, says: str) -> None:
+    path = tmp_path / "policy.yaml"
+    text = Path(str(shipped("policies") / "baseline-smallest.yaml")).read_text()
+    path.write_text(f"{text}\n  communication: {communication}\n")
+    assert says in mhfl("policy", "show", path).out

@@ -37,5 +37,5 @@ def _unlike(module: nn.Module) -> Arrays:
     """The module's arrays, with no number twice: a norm's ones and zeros would hide a wrong order of channels."""
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return {name: parameter.detach().numpy().copy() for name, parameter in module.named_parameters()}

@@ -129,7 +129,9 @@ def depthfl_ramp(round_number: int, over: int = 300) -> float:
 def depthfl_scores(arrays: Arrays, depth: int, inputs: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """DepthFL's answer: the mean of the exits' scores."""
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return np.mean([scores.numpy() for scores in exits(tensors, depth, torch.from_numpy(inputs))], axis=0)
+    each = [scores.numpy() for scores in exits(tensors, depth, torch.from_numpy(inputs))]
+    mean: npt.NDArray[np.floating] = np.mean(each, axis=0)
+    return mean
 
 
 # ---- at the aggregator -----------------------------------------------------------------------------------------

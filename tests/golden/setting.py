@@ -48,7 +48,8 @@ class Network(nn.Module):
         x = self.pool(torch.relu(self.norm1(self.conv1(x))))
         x = torch.relu(x + self.norm2(self.conv2(x)))
         x = self.pool(torch.relu(self.norm3(self.conv3(x))))
-        return self.linear(x.flatten(1))
+        scores: Tensor = self.linear(x.flatten(1))
+        return scores
 
 
 def exit_parts(depth: int) -> tuple[nn.Module, list[nn.Module], list[nn.Module]]:

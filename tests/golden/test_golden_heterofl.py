@@ -3,68 +3,28 @@
 import numpy as np
 import pytest
 
-from mhfl_mq.families import HeteroFL
-from mhfl_mq.segments import Accumulator, Bounds, Packer, Vector
-from mhfl_mq.train.loop import batches, shard_luck, train_tier
+from mhfl_mq.families import make_algorithm
+from mhfl_mq.train.loop import batches, shard_luck
 from mhfl_mq.train.model import TaskModels
 from tests.golden.comparisons import assert_heterofl
 from tests.golden.network import Arrays
+from tests.golden.ours import FULL, arrays_from, flat_of, models_of, our_round
 from tests.golden.reference import heterofl_round
-from tests.golden.setting import (
-    EXAMPLES,
-    OPTIONS,
-    PRESENT,
-    TASK,
-    TIER_OF,
-    WIDTHS,
-    descent,
-    devices,
-    examples,
-    minibatches,
-)
+from tests.golden.setting import EXAMPLES, OPTIONS, PRESENT, descent, devices, minibatches
 
-FULL = len(WIDTHS) - 1
-
-
-def flat_of(models: TaskModels, arrays: Arrays) -> Vector:
-    """The full model as the layout's vector."""
-    return Packer(models.layout, FULL).gather(arrays)
-
-
-def arrays_from(models: TaskModels, flat: Vector) -> Arrays:
-    """The full model's arrays, by name."""
-    shapes = models.layout.shapes(FULL)
-    arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-    Packer(models.layout, FULL).scatter(flat, arrays)
-    return arrays
-
-
-def our_round(models: TaskModels, head: Vector, round_number: int) -> Vector:
-    """One round as devices and the aggregator do it: train each tier's part of the head, fold the deltas, finalize."""
-    algorithm, layout = HeteroFL(), models.layout
-    total = Accumulator(layout.lengths, Bounds(cohort=len(TIER_OF), weight=1.0, value=100.0))
-    for shard in PRESENT[round_number - 1]:
-        tier, data = TIER_OF[shard], examples(shard)
-        base = head[: layout.lengths[tier]].copy()
-        trained = train_tier(
-            TASK, models.build(tier), base, data, OPTIONS, round_number=round_number, luck=shard_luck(shard)
-        )
-        total.fold(trained.delta, tier, algorithm.weight(trained.weight))
-    new = np.empty_like(head)
-    algorithm.finalize(total, head, new)
-    return new
+HETEROFL = make_algorithm("heterofl")
 
 
 @pytest.fixture(scope="module")
 def models() -> TaskModels:
-    return TaskModels(TASK, WIDTHS)
+    return models_of(HETEROFL)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_heterofl_is_the_papers_rule_by_coordinate(models: TaskModels, initial: Arrays, rounds: int) -> None:
     flats = [flat_of(models, initial)]
     for number in range(1, rounds + 1):
-        flats.append(our_round(models, flats[-1], number))
+        flats.append(our_round(HETEROFL, models, flats[-1], number))
     ours = [arrays_from(models, flat) for flat in flats[1:]]
     assert_heterofl(initial, ours)
     assert max(float(np.abs(ours[-1][name] - initial[name]).max()) for name in initial) > 0.01  # it did learn
@@ -74,7 +34,7 @@ def test_a_round_without_the_largest_tier_keeps_its_own_coordinates_on_both_side
     models: TaskModels, initial: Arrays
 ) -> None:
     head = flat_of(models, initial)
-    ours = our_round(models, head, 2)
+    ours = our_round(HETEROFL, models, head, 2)
     theirs = flat_of(models, heterofl_round(initial, devices(2), descent(2)))
     shared = models.layout.lengths[FULL - 1]
     assert ours[shared:].tobytes() == head[shared:].tobytes() == theirs[shared:].tobytes()
@@ -92,9 +52,9 @@ def test_the_reference_is_given_the_minibatches_that_the_loop_draws() -> None:
 def test_a_wrong_rule_is_told_apart(models: TaskModels, initial: Arrays) -> None:
     """The tolerance is far below what a wrong weight, minibatch or rate does."""
     head = flat_of(models, initial)
-    ours = arrays_from(models, our_round(models, head, 1))
+    ours = arrays_from(models, our_round(HETEROFL, models, head, 1))
     spoiled = {name: array.copy() for name, array in ours.items()}
     spoiled["conv2.weight"][0, 0, 0, 0] += 1e-5
-    for wrong in (spoiled, arrays_from(models, our_round(models, head, 3)), initial):
+    for wrong in (spoiled, arrays_from(models, our_round(HETEROFL, models, head, 3)), initial):
         with pytest.raises(AssertionError, match="after round 1"):
             assert_heterofl(initial, [wrong])

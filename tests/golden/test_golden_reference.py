@@ -71,9 +71,9 @@ def test_a_sub_network_computes_what_the_plants_module_of_that_width_computes(in
 def test_a_sub_network_computes_what_the_full_one_computes_with_the_rest_masked(
     initial: Arrays, window: Window
 ) -> None:
-    exact = {name: array.astype(np.float64) for name, array in initial.items()}
+    exact: Arrays = {name: array.astype(np.float64) for name, array in initial.items()}
     holds = masks(window, exact)
-    masked = {name: np.where(holds[name], array, 0.0) for name, array in exact.items()}
+    masked: Arrays = {name: np.where(holds[name], array, 0.0) for name, array in exact.items()}
     part = extract(exact, window)
     inputs = images().double()
     torch.testing.assert_close(cnn(tensors(part), inputs), cnn(tensors(masked), inputs), rtol=0, atol=1e-12)
@@ -152,7 +152,7 @@ def test_the_descent_is_sgd_with_momentum_and_a_clipped_gradient(initial: Arrays
     optimizer = torch.optim.SGD(module.parameters(), lr=0.2, momentum=0.9)
     for inputs, targets in batches:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(inputs), targets).backward()
+        nn.functional.cross_entropy(module(inputs), targets).backward()  # type: ignore[no-untyped-call]
         if clip:
             nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimizer.step()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mhfl_mq.policy import Communication, How, Reason, choose, upload_bytes
-from mhfl_mq.policy.load import check_text
+from mhfl_mq.policy.load import Known, check_text
 from mhfl_mq.segments import Form
 from mhfl_mq.segments.compact import pack
 
@@ -192,3 +192,18 @@ def test_compacted_updates_and_privacy_stages_are_refused_together(whole: str, c
 
 def test_asking_less_often_goes_with_stages(whole: str) -> None:
     assert findings(whole, "{every: 3}", stages=True) == []
+
+
+@pytest.mark.parametrize(
+    ("communication", "faults"), [("{precision: int8}", 1), ("{every: 3}", 0), ("{top_k: 1.0}", 0)]
+)
+def test_an_algorithm_that_cannot_be_compacted_says_why(whole: str, communication: str, faults: int) -> None:
+    known = Known(
+        {"heterofl": frozenset({"static"})}, frozenset({"dp"}), compacting_misfit=lambda name: f"{name} rolls"
+    )
+    text = whole.replace("    - {name: dp, options: {epsilon: 6.0, mode: local}}\n", "").replace(
+        "stages:", "stages: []"
+    )
+    found = check_text(f"{text}  communication: {communication}\n", "p.yaml", known).findings
+    says = ("POL030", "updates of heterofl cannot be compacted: heterofl rolls")
+    assert [(one.code, one.message) for one in found] == [says] * faults

@@ -44,13 +44,17 @@ def a_round(machine: DeviceMachine, number: int, step_s: float) -> list[DeviceEf
     """One round whose steps took so long; what comes of its end."""
     offer = Offer(number, 3, 1, LAYOUT, SEGMENTS, "heterofl", {"steps": 4.0}, (), "p", 60.0)
     after(machine, offer, Fetched(number), Trained(number, UPDATE, 10.0, {"step_s": step_s}, b""))
-    assert machine.standing is Standing.READY  # never in the middle of a round
+    assert standing(machine) is Standing.READY  # never in the middle of a round
     return after(machine, Close(number, "committed", 4))
 
 
 def steps(effects: Sequence[DeviceEffect]) -> list[list[float]]:
     said = [one.message for one in effects if isinstance(one, Say)]
     return [[probe.step_s for probe in one.probes] for one in said if isinstance(one, Capability)]
+
+
+def standing(machine: DeviceMachine) -> Standing:
+    return machine.standing
 
 
 @pytest.mark.parametrize("step_s", [0.5, 0.05], ids=["slower", "faster"])
@@ -61,12 +65,12 @@ def test_two_rounds_off_by_more_than_a_factor_of_two_bring_the_capability_again_
     assert steps(a_round(machine, 7, step_s)) == []
     (said,) = steps(a_round(machine, 8, step_s))
     assert said == pytest.approx([0.1 * 2**k * step_s / 0.2 for k in range(len(TIERS))])
-    assert machine.standing is Standing.REPORTING
+    assert standing(machine) is Standing.REPORTING
     assert steps(after(machine, TimerFired(Timer.CAPABILITY))) == [said]
     after(machine, Assign(4, 0, "large.step: 500 ms is over 200 ms"))
     assert machine.saved.tier == 0
     assert machine.saved.step_told == pytest.approx(0.1 * step_s / 0.2)
-    assert machine.standing is Standing.READY
+    assert standing(machine) is Standing.READY
 
 
 def test_what_was_told_is_what_later_rounds_are_held_against() -> None:
@@ -76,7 +80,7 @@ def test_what_was_told_is_what_later_rounds_are_held_against() -> None:
     after(machine, Assign(4, 1, "fits"))
     for number in (9, 10, 11):
         assert steps(a_round(machine, number, 0.5)) == []
-    assert machine.standing is Standing.READY
+    assert standing(machine) is Standing.READY
 
 
 @pytest.mark.parametrize("second", [0.2, 0.05], ids=["as told", "off the other way"])
@@ -84,7 +88,7 @@ def test_one_odd_round_is_no_news(second: float) -> None:
     machine = probed()
     a_round(machine, 7, 0.5)
     assert steps(a_round(machine, 8, second)) == []
-    assert machine.standing is Standing.READY
+    assert standing(machine) is Standing.READY
 
 
 def test_a_factor_under_two_and_a_trainer_that_says_nothing_are_no_news() -> None:
@@ -99,6 +103,6 @@ def test_a_life_that_was_not_probed_asks_to_be_surveyed() -> None:
     assert machine.saved.step_told == 0.2
     a_round(machine, 7, 0.5)
     a_round(machine, 8, 0.5)
-    assert machine.standing is Standing.JOINING
+    assert standing(machine) is Standing.JOINING
     hello = after(machine, TimerFired(Timer.HELLO))
     assert [one.message.layout for one in hello if isinstance(one, Say) and isinstance(one.message, Hello)] == [""]

@@ -13,7 +13,8 @@ from mhfl_mq.errors import LocalMisuse, StoreError, TrainingFailed
 from mhfl_mq.families import make_algorithm
 from mhfl_mq.policy import Limits
 from mhfl_mq.run.bench import Bench
-from mhfl_mq.segments import Accumulator, Axis, Bounds, Layout, Parameter, Tier, Vector
+from mhfl_mq.segments import Accumulator, Axis, Bounds, Form, Layout, Parameter, Tier, Vector
+from mhfl_mq.segments.compact import pack
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.models import Models
 from mhfl_mq.wire.blobs import build_manifest
@@ -220,6 +221,38 @@ def test_a_counted_update_that_is_gone_stops_the_aggregator(virtual: asyncio.Run
 )
 def test_an_update_is_judged_by_length_and_numbers(table: Table, delta: Vector, fault: str) -> None:
     assert table.bench.fault_in_update(table.update(delta), 0) == fault
+
+
+def test_a_compacted_update_is_judged_and_folded_as_it_lies(
+    virtual: asyncio.Runner, table: Table, tmp_path: Path
+) -> None:
+    delta = np.random.default_rng(1).normal(size=100).astype(np.float32)
+    packed = pack(delta, Form(8), tmp_path / "packed")
+    assert packed.residual is not None
+    data = (tmp_path / "packed").read_bytes()
+
+    def blob(data: bytes) -> str:
+        manifest = build_manifest(data, 64)
+        table.blobs.put(manifest, data)
+        return manifest.blob_id
+
+    assert table.bench.fault_in_update(blob(data), 1) == ""
+    assert "the update has 100 coordinates, its tier has 40" in table.bench.fault_in_update(blob(data), 0)
+    assert "another size" in table.bench.fault_in_update(blob(data[:-1]), 1)
+    assert "its header alone is" in table.bench.fault_in_update(blob(data[:30]), 1)
+    scales = slice(36, 40)
+    bad = data[: scales.start] + np.float32(np.nan).tobytes() + data[scales.stop :]
+    assert "scale 0 is nan" in table.bench.fault_in_update(blob(bad), 1)
+
+    async def main() -> Vector:
+        table.bench.open_fold(3, table.model(np.zeros(100, np.float32)), 2)
+        await table.bench.fold(3, 1, blob(data), 1.0)
+        await table.bench.fold(3, 1, table.update(delta), 4.0)  # heavier: the sum is made again, with both
+        merged = await table.bench.merge(3)
+        return table.models.open(merged.model).read(0, 100)
+
+    expected = (delta - packed.residual + 4 * delta.astype(np.float64)) / 5
+    assert np.allclose(virtual.run(main()), expected, atol=1e-6)
 
 
 def test_an_update_that_is_not_there_is_at_fault(table: Table) -> None:

@@ -1,13 +1,20 @@
 """What a survey says of the tiers follows from the layout."""
 
+import random
+from dataclasses import replace
+from unittest import mock
+
 import pytest
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
-from mhfl_mq.policy import Algorithm, Policy, Tier
-from mhfl_mq.run.rules import rules_of
+from mhfl_mq.families.plan import Cut, Own, Plan
+from mhfl_mq.families.sharing.heterofl import HeteroFL
+from mhfl_mq.policy import Algorithm, Communication, Policy, Tier
+from mhfl_mq.protocol.rules import Upload
+from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
 from mhfl_mq.segments import Axis, Layout, Parameter
 from mhfl_mq.segments import Tier as LayoutTier
-from mhfl_mq.wire.messages import TierSpec
+from mhfl_mq.wire.messages import Capability, ProbeResult, TierSpec
 
 
 def policy(*names: str) -> Policy:
@@ -47,3 +54,55 @@ def test_a_layout_of_more_segments_than_a_head_can_name_is_refused() -> None:
 def test_a_layout_of_other_tiers_is_our_mistake() -> None:
     with pytest.raises(LocalMisuse, match="other tiers"):
         rules_of(policy("x"), task="t", agent="a", layout=apart(1, shared=False))
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (Plan(own=(Own("logits", ("public", "classes")), Own("rows", ("rows",)))), "its logits, rows travel beside"),
+        (Plan(rolls=True), "in another order in each round"),
+        (Plan(cut=Cut.RANKED), "in another order in each round"),
+    ],
+)
+def test_a_plan_whose_updates_cannot_be_compacted_is_refused_where_the_policy_compacts(plan: Plan, says: str) -> None:
+    plain = policy("s")
+    packed = replace(plain, communication=Communication(precision=8))
+    rare = replace(plain, communication=Communication(every=2))
+    assert algorithm_of(packed).about.name == "heterofl"
+    with mock.patch.object(HeteroFL, "PLAN", plan):
+        algorithm_of(plain)
+        algorithm_of(rare)
+        with pytest.raises(ConfigError, match=f"updates of heterofl cannot be compacted: .*{says}"):
+            algorithm_of(packed)
+
+
+def test_how_a_device_sends_is_said_in_numbers_and_why_where_it_is_less_than_the_best() -> None:
+    adaptive = replace(policy("s"), communication=Communication(adaptive=True, transfer_s=1.0))
+    decider = PolicyDecider(adaptive, (1_000_000,), random.Random(0))
+    assert decider.upload(0, 0.0, None) == Upload({"precision": 32.0, "top_k": 1.0})
+    slow = decider.upload(0, 700_000.0, 0.5)
+    assert (slow.options, slow.every) == ({"precision": 8.0, "top_k": 0.5}, 1)
+    assert slow.why == "int8, the largest 50 %; int8: 1 MB a round are 1.43 s, over 1 s"
+    plain = PolicyDecider(policy("s"), (1_000_000,), random.Random(0))
+    assert plain.upload(0, 1.0, 0.0) == Upload()
+    rare = replace(policy("s"), communication=Communication(every=3))
+    assert PolicyDecider(rare, (10,), random.Random(0)).upload(0, 1.0, 0.0) == Upload(every=3)
+
+
+def test_the_aggregators_own_tier_is_given_to_no_device_whatever_it_says_of_itself() -> None:
+    tiers = tuple(Tier(name, 1.0) for name in ("small", "large", "server"))
+    probes = tuple(ProbeResult(tier.name, 1e-6, 1) for tier in tiers)
+    everything = Capability(1, "0" * 64, 10, 1e9, probes)
+    only_the_servers = Capability(1, "0" * 64, 10, 1e9, probes[2:])
+    for name, given in (("heterofl", 2), ("feddf", 1), ("feddf-weights", 1), ("fedet", 1)):
+        decider = PolicyDecider(Policy("p", tiers, Algorithm(name)), (10, 20, 30), random.Random(0))
+        assert decider.assign(everything).tier == given
+        refused = decider.assign(only_the_servers)
+        assert refused.tier == (2 if given == 2 else None)
+        assert refused.yes is (given == 2)
+
+
+def test_an_algorithm_whose_last_tier_is_the_aggregators_needs_another_for_the_devices() -> None:
+    for name in ("feddf", "feddf-weights", "fedet"):
+        with pytest.raises(ConfigError, match=f"{name} keeps the last tier.*two tiers"):
+            algorithm_of(Policy("p", (Tier("only", 1.0),), Algorithm(name)))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from mhfl_mq.errors import LocalMisuse, PeerFault
+from mhfl_mq.errors import LocalMisuse, PeerFault, StoreFull
 from mhfl_mq.segments import Accumulator, Bounds, Compacted, Feedback, Form, Vector, check_update, stored_update
 from mhfl_mq.segments.blocks import BLOCK, read_blocks, source_length
 from mhfl_mq.segments.compact import SCALED, norm, pack
@@ -173,6 +173,28 @@ def test_the_fold_takes_it_as_it_is(out: Path) -> None:
         total.finalize(np.zeros(vector.size, np.float32), new)
         sums.append(new)
     assert np.array_equal(sums[0], sums[1])
+
+
+def test_one_that_turns_out_bad_is_taken_back_out_of_the_sum(out: Path) -> None:
+    vector = normal(2 * BLOCK)
+    pack(vector, Form(8), out)
+    data = bytearray(out.read_bytes())
+    at = HEADER + 4 * (BLOCK // SCALED + 3)  # a scale of the second block
+    data[at : at + 4] = NAN
+    out.write_bytes(data)
+    total = Accumulator((vector.size,), Bounds(2, 1.0, 10.0))
+    with pytest.raises(PeerFault, match=f"scale {BLOCK // SCALED + 3} is nan"):
+        total.fold(stored_update(out), 0, 1.0)
+    total.fold(vector, 0, 1.0)
+    new = np.empty(vector.size, np.float32)
+    total.finalize(np.zeros(vector.size, np.float32), new)
+    assert np.array_equal(new, vector)
+
+
+@pytest.mark.parametrize("form", [Form(), Form(8)])
+def test_a_disk_without_room_is_said_to_be_one(form: Form) -> None:
+    with pytest.raises(StoreFull, match="no room left while writing an update"):
+        pack(normal(100_000), form, "/dev/full")
 
 
 @pytest.mark.parametrize("form", [Form(), Form(8)])

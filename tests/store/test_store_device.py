@@ -41,6 +41,7 @@ OLD = SavedDevice(
     offer=OFFER,
     link_bytes_s=5e5,
     link_told=4e5,
+    step_told=0.25,
     counted=2,
 )
 NEWER = replace(OLD, last_round=4)

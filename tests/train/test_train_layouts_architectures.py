@@ -11,7 +11,7 @@ from mhfl_mq.train.wind import TASK
 MIXED = (Tier("narrow", 0.25), Tier("other", architecture="mlp"), Tier("same", architecture="mlp"))
 
 
-@pytest.mark.parametrize("cut", [Cut.NESTED, Cut.WHOLE])
+@pytest.mark.parametrize("cut", [Cut.NESTED, Cut.WHOLE, Cut.RANKED])
 @pytest.mark.parametrize("tiers", [MIXED, MIXED[::-1]])
 def test_where_all_tiers_are_made_of_one_model_an_architecture_is_refused_with_a_remedy(
     cut: Cut, tiers: tuple[Tier, ...]

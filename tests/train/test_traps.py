@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from mhfl_mq.errors import LayoutError
-from mhfl_mq.families import HeteroFL
+from mhfl_mq.families import make_algorithm
 from mhfl_mq.segments import Accumulator, Bounds, Tier, Vector
 from mhfl_mq.train.derive import TierShape, layout_arrays
-from mhfl_mq.train.loop import train_tier
-from mhfl_mq.train.model import TaskModels
+from mhfl_mq.train.loop import train_round
+from mhfl_mq.train.model import TaskModels, TierModel
 from mhfl_mq.train.options import TrainOptions
+from mhfl_mq.train.steps import Job, Stepper
+from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.task import Examples, Task, load_task
 
 OPTIONS = TrainOptions(steps=3, batch=8)
@@ -38,8 +40,8 @@ def data(shard: str, folder: object = None) -> Examples:
     return Examples(inputs, inputs[:, :3].argmax(dim=1))
 
 
-def task_of(model: Callable[[TierShape], nn.Module], **more: object) -> Task:
-    return Task(name="trap", model=model, device_data=data, sample=lambda: torch.randn(3, 4), **more)
+def task_of(model: Callable[[TierShape], nn.Module]) -> Task:
+    return Task(name="trap", model=model, device_data=data, sample=lambda: torch.randn(3, 4))
 
 
 def aggregated(models: TaskModels, head: Vector, updates: Sequence[tuple[int, Vector]]) -> Vector:
@@ -48,13 +50,13 @@ def aggregated(models: TaskModels, head: Vector, updates: Sequence[tuple[int, Ve
     for tier, delta in updates:
         total.fold(delta, tier, 1.0)
     new = np.empty_like(head)
-    HeteroFL().finalize(total, head, new)
+    make_algorithm("heterofl").finalize(total, models.layout, head, new)
     return new
 
 
 def update_of(models: TaskModels, head: Vector, tier: int, options: TrainOptions = OPTIONS) -> Vector:
     base = head[: models.layout.lengths[tier]].copy()
-    return train_tier(models.task, models.build(tier), base, data("a"), options, round_number=1, luck=(tier,)).delta
+    return train_round(Plain(), Job(models, tier, base, data("a"), options, {}, 1, (tier,))).update
 
 
 # ---- widths that a norm's groups do not allow --------------------------------------------------------------------
@@ -66,7 +68,8 @@ class Normed(nn.Module):
         self.first, self.norm, self.last = nn.Linear(4, channels), norm(channels), nn.Linear(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.relu(self.norm(self.first(x))))
+        scores: Tensor = self.last(torch.relu(self.norm(self.first(x))))
+        return scores
 
 
 PER_GROUP = r"fix the channels per group, e\.g\. GroupNorm\(channels // 4, channels\)"
@@ -152,6 +155,16 @@ def test_what_only_absent_tiers_hold_is_neither_zeroed_nor_shrunk() -> None:
     assert not np.array_equal(new[:shared], head[:shared])
 
 
+class On(Plain):
+    """Plain training of a model that can be looked at."""
+
+    def __init__(self, model: TierModel) -> None:
+        self.model = model
+
+    def begin(self, job: Job) -> Stepper:
+        return PlainStepper(job, self.model)
+
+
 def test_a_count_of_batches_stays_a_whole_number_of_its_device() -> None:
     """Through a float mean it would be rounded from 2**24 on, and no optimizer would accept the type."""
     task = task_of(lambda s: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)))
@@ -161,7 +174,7 @@ def test_a_count_of_batches_stays_a_whole_number_of_its_device() -> None:
     assert "1.num_batches_tracked" not in layout_arrays(model.module)
     counter = model.module.get_buffer("1.num_batches_tracked")
     counter += 2**24 + 1
-    delta = train_tier(task, model, head, data("a"), OPTIONS, round_number=1, luck=()).delta
+    delta = train_round(On(model), Job(models, 0, head, data("a"), OPTIONS, {}, 1)).update
     assert counter.dtype == torch.int64
     assert int(counter) == 2**24 + 1 + OPTIONS.steps
     assert delta.size == sum(p.numel() for p in model.module.parameters()) + 2 * 8

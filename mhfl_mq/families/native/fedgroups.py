@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 from mhfl_mq.families.base import About, Averaging, Family, Weighting
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Own, Plan
-from mhfl_mq.families.rewrite import Out, mean_of, rewrite
+from mhfl_mq.families.rewrite import Out, mean_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
 __all__ = ["GROUP_NUMBERS", "LOGITS", "FedGroups"]
@@ -54,4 +54,4 @@ class FedGroups(Averaging):
         if self.plan.own:
             mean = mean_of(total, layout, LOGITS.array)
             if mean is not None:
-                rewrite(out, layout.where(LOGITS.array)[0], mean)
+                write_range(out, layout.where(LOGITS.array)[0], mean)

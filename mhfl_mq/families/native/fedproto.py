@@ -15,7 +15,7 @@ import numpy as np
 from mhfl_mq.families.base import About, Averaging, Evaluated, Family, Weighting
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Own, Plan, Shares
-from mhfl_mq.families.rewrite import Out, read_range, rewrite, sum_of
+from mhfl_mq.families.rewrite import Out, read_range, sum_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
 __all__ = ["PROTOTYPES", "PROTOTYPE_NUMBERS", "PROTOTYPE_PLAN", "SHARES", "FedProto"]
@@ -62,8 +62,8 @@ class FedProto(Averaging):
         most = total.bounds.value  # no mean is larger than what was counted, unless a share was a lie
         prototypes[has] = np.clip(sums[has] / shares[has, None], -most, most)
         known[has] = shares[has] / weight
-        rewrite(out, at[0], prototypes)
-        rewrite(out, share_at[0], known)
+        write_range(out, at[0], prototypes)
+        write_range(out, share_at[0], known)
 
 
 def _segment(layout: Layout, at: int) -> int:

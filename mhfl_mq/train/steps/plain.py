@@ -1,4 +1,4 @@
-"""Plain local training: the device trains its tier's model as if it were the only one (HeteroFL, FedAvg, FedRolex)."""
+"""Plain local training: the device trains its tier's model as if it were the only one."""
 
 from collections.abc import Iterable
 

@@ -23,6 +23,7 @@ _MAX_PACKET = 2_000_000  # bytes, as mosquitto 2.1
 _RECEIVE_MAX = 16
 _MAX_QUEUED = 1000  # messages for a client that is away or slow, as mosquitto; the rest is dropped silently
 _LAST_ID = 0xFFFF
+_MOST_TOPICS = 10_000  # of which the broker remembers who wants them
 
 # (client id, "connect" | "publish" | "subscribe", topic or filter) -> whether it may
 Access = Callable[[str, str, str], bool]
@@ -48,6 +49,7 @@ class _Kept:
     expiry_s: int = 0
     receive_max: int = _RECEIVE_MAX
     filters: dict[str, int] = field(default_factory=dict)
+    wild: dict[str, int] = field(default_factory=dict)  # those of the filters that hold a wildcard
     queue: deque[tuple[Message, bool, float]] = field(default_factory=deque)  # message, retained, until when
     flying: dict[int, tuple[Message, bool]] = field(default_factory=dict)
     last_id: int = 0
@@ -78,6 +80,7 @@ class MemoryBroker:
         self.dropped = 0  # messages that found their queue full
         self._kept: dict[str, _Kept] = {}
         self._retained: dict[str, Message] = {}
+        self._wanted: dict[str, list[tuple[_Kept, int]]] = {}  # by topic: who gets it; forgotten when filters change
         self._up = True
 
     # ---- for whoever plays fate ---------------------------------------------------------------------------
@@ -181,6 +184,9 @@ class MemoryBroker:
             return None
         fresh = topic_filter not in kept.filters
         kept.filters[topic_filter] = qos
+        if "+" in topic_filter or "#" in topic_filter:
+            kept.wild[topic_filter] = qos
+        self._wanted.clear()
         return fresh
 
     def replay(self, client_id: str, topic_filter: str, qos: int) -> None:
@@ -192,6 +198,8 @@ class MemoryBroker:
     def revoke(self, client_id: str, filters: list[str]) -> None:
         for name in filters:
             self._kept[client_id].filters.pop(name, None)
+            self._kept[client_id].wild.pop(name, None)
+        self._wanted.clear()
 
     def take(self, message: Message) -> None:
         """A message was published: keep it if it is to be retained, and hand it to all who want it."""
@@ -200,10 +208,13 @@ class MemoryBroker:
                 self._retained[message.topic] = message
             else:
                 self._retained.pop(message.topic, None)
-        for kept in list(self._kept.values()):
-            granted = [qos for name, qos in kept.filters.items() if matches(name, message.topic)]
-            if granted:
-                self._hand(kept, message, min(max(granted), message.qos), retained=False)
+        wanted = self._wanted.get(message.topic)
+        if wanted is None:
+            if len(self._wanted) >= _MOST_TOPICS:
+                self._wanted.clear()
+            wanted = self._wanted[message.topic] = self._who_wants(message.topic)
+        for kept, granted in wanted:
+            self._hand(kept, message, min(granted, message.qos), retained=False)
 
     def acknowledge(self, client_id: str, packet_id: int) -> None:
         """A client has made a message its own."""
@@ -212,6 +223,17 @@ class MemoryBroker:
         self._feed(kept)
 
     # ---- inside -------------------------------------------------------------------------------------------
+
+    def _who_wants(self, topic: str) -> list[tuple[_Kept, int]]:
+        """Everyone with a filter for this topic, and the best QoS that was granted."""
+        found = []
+        for kept in self._kept.values():
+            granted = [qos for name, qos in kept.wild.items() if matches(name, topic)]
+            if topic in kept.filters and topic not in kept.wild:
+                granted.append(kept.filters[topic])
+            if granted:
+                found.append((kept, max(granted)))
+        return found
 
     def _hand(self, kept: _Kept, message: Message, qos: int, *, retained: bool) -> None:
         copy = Message(message.topic, message.payload, qos, retained)
@@ -247,6 +269,7 @@ class MemoryBroker:
             kept.expiry.cancel()
         if kept.expiry_s == 0:
             self._kept.pop(kept.client_id, None)
+            self._wanted.clear()
         else:
             loop = asyncio.get_running_loop()
             kept.expiry = loop.call_later(kept.expiry_s, self._expired, kept.client_id)
@@ -258,5 +281,6 @@ class MemoryBroker:
 
     def _forget(self, client_id: str) -> None:
         kept = self._kept.pop(client_id, None)
+        self._wanted.clear()
         if kept is not None and kept.expiry is not None:
             kept.expiry.cancel()
