@@ -18,7 +18,9 @@ from mhfl_mq.bench.plan import FORMAT, Cell, Plan, algorithm_of, own_costs, refe
 from mhfl_mq.bench.profiles import constraints
 from mhfl_mq.bench.sets import SETS, DataSet, Kind, kind_of, tiers_of
 from mhfl_mq.bench.trainer import Spent
+from mhfl_mq.bench.watch import RoundSeen
 from mhfl_mq.errors import TaskError
+from mhfl_mq.families import algorithm_class
 from mhfl_mq.policy import Budget, Tier
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.train.inprocess import LocalWorker
@@ -180,8 +182,7 @@ def _federated(
         if one.committed:
             merges += 1
             if merges in run.measured:
-                figures = {name.partition("/")[2]: value for name, value in one.metrics.items()}
-                curve.append(Point(one.number, one.closed_s, figures))
+                curve.append(Point(one.number, one.closed_s, _figures(setting, one)))
     names, facts = _names(setting), []
     for device in fleet:
         spent, link, traffic = (
@@ -205,6 +206,21 @@ def _federated(
         )
     aborted = [{"round": one.number, "why": one.reason} for one in run.rounds if not one.committed]
     return _document(setting, facts, curve, run.seconds, target) | {"aborted": aborted}
+
+
+def _figures(setting: Setting, seen: RoundSeen) -> dict[str, float]:
+    """Each tier's accuracy on all test data after a round.
+
+    The aggregator's own measure; where it has no whole model, the mean over the devices of the round.
+    """
+    common = f"common/{setting.task.metric_name}"
+    said: dict[str, list[float]] = {}
+    for device, metrics in seen.counted.items():
+        if common in metrics:
+            said.setdefault(setting.tiers[seen.invited[device]].name, []).append(metrics[common])
+    if said:
+        return {tier: fmean(values) for tier, values in said.items()}
+    return {name.partition("/")[2]: value for name, value in seen.metrics.items()}
 
 
 def _alone(setting: Setting, fleet: Sequence[Device], alone: Alone, target: float) -> dict[str, Any]:
@@ -232,8 +248,11 @@ def _document(
     setting: Setting, facts: Sequence[DeviceFacts], curve: Sequence[Point], seconds: float, target: float
 ) -> dict[str, Any]:
     """Everything that is measured of a run."""
+    last = len(setting.tiers) - 1 if algorithm_class(setting.algorithm).PLAN.server else None  # the aggregator's own
     carried = [
-        tier.name for index, tier in enumerate(setting.tiers) if any(one.tier == index for one in setting.devices)
+        tier.name
+        for index, tier in enumerate(setting.tiers)
+        if index == last or any(one.tier == index for one in setting.devices)
     ]
     means = last_mean(curve, LAST)
     accuracy = {name: means[name] for name in carried if name in means}

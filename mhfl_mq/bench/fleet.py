@@ -125,7 +125,7 @@ def capability(
 
 
 def tier_of(tiers: Sequence[Tier], costs: Sequence[Cost], profile: Profile, budgets: Budgets) -> int | None:
-    """The largest tier that fits; `tiers` have their budgets."""
+    """The largest tier that fits, of those that devices may have; `tiers` have their budgets."""
     measured = capability([tier.name for tier in tiers], costs, profile, budgets)
     return assign_tier(tiers, [cost.length for cost in costs], measured).answer
 

@@ -48,7 +48,9 @@ exclusive*: the largest tier less the largest model trained only on the devices 
 joules are per device. Seconds are of a simulated clock: steps measured on this machine, times the slowdown of the
 device's profile, and bytes over its link; *compute s here* is processor time of this machine. Joules are an ESTIMATE
 from the profiles' watts. Budgets are placed so that the fleet divides as planned under the costs of heterofl, and are
-the same for every method; a tier is what fits by measured cost.
+the same for every method over the same kind of tiers (widths, depths, both); for unrelated architectures they are
+placed by the method's own costs. A tier is what fits by measured cost. Where the last tier is the aggregator's own
+(feddf, fedet), devices carry the others.
 """
 
 

@@ -27,6 +27,8 @@ class Kind(Enum):
     DEPTH = "depth"
     BOTH = "both"
     FOREIGN = "foreign"  # unrelated architectures
+    SERVER = "server"  # width, and the last tier is the aggregator's own
+    INNER = "inner"  # depth, and no tier has the first block alone
 
 
 class Files(Enum):
@@ -54,6 +56,7 @@ class DataSet:
     target: float
     split: str = ""  # the source's usual one
     files: Files = Files.SHIPPED
+    folders: tuple[str, ...] = ()  # other names that its folder may have
     algorithm_options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def shards(self, devices: int) -> tuple[str, ...]:
@@ -61,12 +64,12 @@ class DataSet:
         return tuple(f"{index}/{devices}" for index in range(devices))
 
     def folder(self, given: Path | None) -> Path | None:
-        """Where its files lie under the folder that a person gave: in one of its own name, or right there."""
+        """Where its files lie under the folder that a person gave: in one of its own names, or right there."""
         if given is None or self.files is Files.SHIPPED:
             return None
-        own = given / self.source
-        if own.is_dir():
-            return own
+        for name in (self.source, *self.folders):
+            if (given / name).is_dir():
+                return given / name
         return given if self.files is Files.NEEDED else None
 
 
@@ -93,7 +96,11 @@ def kind_of(algorithm: str) -> Kind:
     if cls.ABOUT.family is Family.NATIVE:
         return Kind.FOREIGN
     plan = cls.PLAN
-    return Kind.DEPTH if plan.exits or plan.private_last or plan.cut is Cut.WHOLE else Kind.WIDTH
+    if plan.server:
+        return Kind.SERVER
+    if plan.private_last:
+        return Kind.INNER
+    return Kind.DEPTH if plan.exits or plan.cut is Cut.WHOLE else Kind.WIDTH
 
 
 _KINDS: Final[Mapping[str, Kind]] = {"scalefl": Kind.BOTH}
@@ -102,6 +109,8 @@ _KINDS: Final[Mapping[str, Kind]] = {"scalefl": Kind.BOTH}
 _SERIES: Final[Mapping[Kind, tuple[Tier, ...]]] = {
     Kind.WIDTH: (Tier("small", 0.125), Tier("medium", 0.375), Tier("large", 1.0)),
     Kind.DEPTH: (Tier("small", 1.0, 1), Tier("medium", 1.0, 2), Tier("large", 1.0, 4)),
+    Kind.INNER: (Tier("small", 1.0, 2), Tier("medium", 1.0, 3), Tier("large", 1.0, 4)),
+    Kind.SERVER: (Tier("small", 0.125), Tier("medium", 0.375), Tier("large", 1.0)),
     Kind.BOTH: (Tier("small", 0.25, 2), Tier("medium", 0.5, 3), Tier("large", 1.0, 4)),
     Kind.FOREIGN: (
         Tier("small", 1.0, architecture="mlp"),
@@ -109,6 +118,7 @@ _SERIES: Final[Mapping[Kind, tuple[Tier, ...]]] = {
         Tier("large", 1.0, architecture="dilated"),
     ),
 }
+_PICTURE: Final = (Tier("small", 0.0625), Tier("medium", 0.25), Tier("large", 1.0))
 _TRAINING: Final = {"steps": 20.0, "rate": 0.01, "adam": 1.0}
 
 SETS: Final[Mapping[str, DataSet]] = {
@@ -134,6 +144,7 @@ SETS: Final[Mapping[str, DataSet]] = {
             devices=12,
             target=0.9,
             files=Files.NEEDED,
+            folders=("hydraulic_1hz",),
         ),
         DataSet(
             name="hydraulic-accumulator",
@@ -145,16 +156,14 @@ SETS: Final[Mapping[str, DataSet]] = {
             devices=12,
             target=0.75,
             files=Files.NEEDED,
+            folders=("hydraulic_1hz",),
         ),
         *(
             DataSet(
                 name=name,
                 title=title,
                 source="fashion-mnist",
-                tiers={
-                    **_SERIES,
-                    Kind.WIDTH: (Tier("small", 0.0625), Tier("medium", 0.25), Tier("large", 1.0)),
-                },
+                tiers={**_SERIES, Kind.WIDTH: _PICTURE, Kind.SERVER: _PICTURE},
                 options={**_TRAINING, "batch": 32.0, "rate": 0.003, "decay": 0.97},
                 rounds=40,
                 devices=20,

@@ -25,7 +25,7 @@ class LocalWorker(Worker):
 
     def __init__(self, task: Task, folder: Path | None) -> None:
         super().__init__(task.name)
-        self._jobs = Jobs(task, folder)
+        self._jobs = Jobs(task, folder, common_test=True)
 
     async def close(self) -> None:
         """Nothing to end."""

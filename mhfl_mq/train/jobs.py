@@ -37,9 +37,13 @@ HELD_OUT: Final = 10
 
 
 class Jobs:
-    """One task's jobs. `folder` is the device's own data folder, None without one."""
+    """One task's jobs. `folder` is the device's own data folder, None without one.
 
-    def __init__(self, task: Task, folder: Path | None) -> None:
+    `common_test`: devices that score their own models do so on all test data as well, as a benchmark wants it.
+    """
+
+    def __init__(self, task: Task, folder: Path | None, *, common_test: bool = False) -> None:
+        self._common_test = common_test
         self.task = task
         self._folder = folder
         self._models: dict[str, TaskModels] = {}
@@ -94,9 +98,10 @@ class Jobs:
         number, shard = int(arguments["round"]), arguments["shard"]
         keeps = Path(arguments["keep"]) if arguments["keep"] else None
         maker = f"{subject.algorithm} {models.layout.digest} tier {tier}"
-        data, own_test = self._shard(shard), None
+        data, own_test, common_test = self._shard(shard), None, None
         if algorithm.evaluated is Evaluated.DEVICES:
             data, own_test = self._with_own_test(shard)
+            common_test = self._test() if self._common_test else None
         numbers = {str(name): float(value) for name, value in arguments["options"].items()}
         job = Job(
             models=models,
@@ -110,7 +115,9 @@ class Jobs:
             kept=read_kept(keeps, number, maker),
         )
         handicap = Handicap(*arguments["handicap"])
-        result = train_round(method_of(subject.algorithm), job, own_test=own_test, handicap=handicap)
+        result = train_round(
+            method_of(subject.algorithm), job, own_test=own_test, common_test=common_test, handicap=handicap
+        )
         if keeps is not None:
             write_kept(keeps, number, maker, result.kept)
         write_vector(Path(arguments["out"]), result.update)

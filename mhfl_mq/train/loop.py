@@ -39,11 +39,13 @@ def train_round(
     job: Job,
     *,
     own_test: Examples | None = None,
+    common_test: Examples | None = None,
     handicap: Handicap = _WHOLE,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Trained:
-    """Train for one round. With `own_test` the device's score on it is among the metrics, as `own/<metric>`.
+    """Train for one round. With `own_test` the device's score on it is among the metrics, as `own/<metric>`; with
+    `common_test`, which only benchmarks have on a device, as `common/<metric>`.
     Raises `TrainingFailed` for data that is missing, for a loss that is not finite and for a model that is not.
     """
     task, options = job.models.task, job.options
@@ -81,8 +83,9 @@ def train_round(
         "step_s": float(np.median(taken)) * handicap.slowdown,
         **finished.metrics,
     }
-    if own_test is not None and len(own_test):
-        metrics[f"own/{task.metric_name}"] = stepper.score(own_test)
+    for kind, examples in (("own", own_test), ("common", common_test)):
+        if examples is not None and len(examples):
+            metrics[f"{kind}/{task.metric_name}"] = stepper.score(examples)
     return Trained(finished.update, float(len(job.examples)), metrics, finished.kept)
 
 
