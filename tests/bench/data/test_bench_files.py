@@ -80,6 +80,7 @@ def test_pictures_are_read_from_idx_files(tmp_path: Path, monkeypatch: pytest.Mo
         (gzip.compress(b"\0\0\x08\x03\0\0"), "no idx file"),
         (gzip.compress(b""), "no idx file"),
     ],
+    ids=["no gzip", "too long", "of floats", "of three axes without sizes", "empty"],
 )
 def test_what_is_no_idx_file_is_refused(raw: bytes, said: str) -> None:
     with pytest.raises(TaskError, match=said):
