@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mhfl_mq.bench.methods import BASELINES, EXCLUSIVE, SMALLEST
 
-__all__ = ["FEWEST_SEEDS", "Row", "Spread", "honest", "rows_of", "spread_of"]
+__all__ = ["FEWEST_SEEDS", "Row", "Spread", "honest", "not_beaten", "rows_of", "spread_of"]
 
 FEWEST_SEEDS: Final = 3
 """With fewer seeds a spread says nothing, and the report says so."""
@@ -49,6 +49,7 @@ class Row:
     """A method under a constraint on a data set. Figures are over its seeds; per device where it is said so.
 
     `over_smallest`: its mean over tiers less the accuracy of the smallest tier on all, paired by seed.
+    `largest_over_smallest`: its largest tier less that accuracy, paired by seed.
     `over_exclusive`: its largest tier less the largest tier trained exclusively, paired by seed.
     `reached`: in how many seeds the target was reached; `to_target_s` is over those.
     """
@@ -63,6 +64,7 @@ class Row:
     of_devices: Spread | None = None
     largest: Spread | None = None
     over_smallest: Spread | None = None
+    largest_over_smallest: Spread | None = None
     over_exclusive: Spread | None = None
     to_target_s: Spread | None = None
     reached: int = 0
@@ -111,8 +113,10 @@ def _row(
         row.devices[name] = fmean(sum(tier["devices"] for tier in one["tiers"] if tier["name"] == name) for one in done)
     row.mean, row.largest = over(lambda one: one["mean"]), over(lambda one: one["largest"])
     row.of_devices = over(lambda one: one["of_devices"])
-    row.over_smallest = _paired(done, groups.get((data, constraint, SMALLEST), ()), "mean")
-    row.over_exclusive = _paired(done, groups.get((data, constraint, EXCLUSIVE), ()), "largest")
+    smallest = groups.get((data, constraint, SMALLEST), ())
+    row.over_smallest = _paired(done, smallest, "mean", "mean")
+    row.largest_over_smallest = _paired(done, smallest, "largest", "mean")
+    row.over_exclusive = _paired(done, groups.get((data, constraint, EXCLUSIVE), ()), "largest", "largest")
     row.to_target_s = over(lambda one: one["seconds_to_target_simulated"])
     row.reached = 0 if row.to_target_s is None else row.to_target_s.seeds
     row.variance = over(lambda one: one["stability"]["variance"])
@@ -125,11 +129,22 @@ def _row(
     return row
 
 
-def _paired(ours: Sequence[Document], theirs: Sequence[Document], figure: str) -> Spread | None:
-    """The difference of a figure, seed by seed."""
-    other = {one["cell"]["seed"]: one[figure] for one in theirs if one["outcome"] == "done"}
-    pairs = [(one[figure], other.get(one["cell"]["seed"])) for one in ours]
-    return spread_of([mine - his for mine, his in pairs if mine is not None and his is not None])
+def _paired(ours: Sequence[Document], theirs: Sequence[Document], mine: str, his: str) -> Spread | None:
+    """Our figure less the other's, seed by seed."""
+    other = {one["cell"]["seed"]: one[his] for one in theirs if one["outcome"] == "done"}
+    pairs = [(one[mine], other.get(one["cell"]["seed"])) for one in ours]
+    return spread_of([one - two for one, two in pairs if one is not None and two is not None])
+
+
+def not_beaten(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    """Those of the methods whose largest tier nowhere beats the smallest model on all devices beyond the spread."""
+    missed = []
+    for method in methods:
+        found = [(row, row.largest_over_smallest) for row in rows if row.method == method]
+        if not any(gain is not None and gain.deviation is not None and gain.mean > gain.deviation for _, gain in found):
+            each = "; ".join(f"{row.data} {'-' if gain is None else _apart(gain)}" for row, gain in found) or "not run"
+            missed.append(f"{method}: its largest tier is not above {SMALLEST} beyond the spread of the seeds ({each})")
+    return missed
 
 
 def honest(rows: Sequence[Row], missing: Sequence[str]) -> list[str]:
