@@ -69,7 +69,8 @@ class BenchTrainer:
         self._spent.real_s += result.metrics.get("cpu_s", 0.0)
         self._spent.trainings += 1
         # What this machine's clock showed stays here: nothing of a run may depend on it.
-        simulated = {**result.metrics, "seconds": seconds, "cpu_s": seconds}
+        step_s = self._costs[offer.tier].step_s * self._device.profile.slowdown
+        simulated = {**result.metrics, "seconds": seconds, "cpu_s": seconds, "step_s": step_s}
         return TrainResult(result.update, result.weight, simulated)
 
     async def close(self) -> None:

@@ -104,7 +104,7 @@ def command(
     from mhfl_mq.bench.summary import not_beaten
 
     rows, notes = write_report(matrix, out, say)
-    missed = not_beaten(rows, QUICK_ALGORITHMS) if quick and not algorithms and baselines else []
+    missed = not_beaten(rows, QUICK_ALGORITHMS) if quick and not algorithms and not no_baselines else []
     if as_json:
         failed = {cell.key: why for cell, why in outcome.failed.items()}
         ok = not failed and not missed

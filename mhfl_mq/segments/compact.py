@@ -155,7 +155,7 @@ def _scaled(values: Vector, precision: int) -> tuple[Vector, npt.NDArray[Any]]:
         scales = peaks.astype("<f4")
     else:
         scales = (peaks / np.float32(_STEPS)).astype("<f4")
-        over = scales * np.float32(_STEPS) > peaks  # a bound that the update keeps is kept by what it becomes
+        over = scales.astype(np.float64) * _STEPS > peaks  # a bound that the update keeps is kept by what it becomes
         scales = np.where(over, np.nextafter(scales, np.float32(0)), scales).astype("<f4")
     divisors = np.repeat(np.where(scales > 0, scales, np.float32(np.inf)), SCALED)[: values.size]
     numbers = values / divisors

@@ -55,9 +55,10 @@ STEP_S = 0.001
 """What a light device says that a step of the smallest tier takes; each tier doubles it."""
 
 
-def light_layout(lengths: Sequence[int]) -> Layout:
-    """A layout of one sliced vector: tier k is its first `lengths[k]` coordinates."""
-    tiers = tuple(LayoutTier(f"tier{k}", width=length / lengths[-1]) for k, length in enumerate(lengths))
+def light_layout(lengths: Sequence[int], names: Sequence[str] = ()) -> Layout:
+    """A layout of one sliced vector: tier k is its first `lengths[k]` coordinates, and is called `tier<k>`."""
+    called = names or [f"tier{k}" for k in range(len(lengths))]
+    tiers = tuple(LayoutTier(name, width=length / lengths[-1]) for name, length in zip(called, lengths, strict=True))
     axis = Axis(lengths[-1], group="units")
     return Layout(tiers, {"units": tuple(lengths)}, (Parameter("vector", (axis,)),))
 
@@ -92,15 +93,15 @@ class LightFoundation:
     async def found(self, policy: Policy, folder: Path | None) -> Founded:
         """The layout of the lengths, and zeros."""
         if folder is None:
-            return Founded(light_layout(self._lengths))
+            return Founded(self._layout(policy))
         out = folder / "first-weights.f32"
         with out.open("wb") as file:
             file.truncate(4 * self._lengths[-1])
-        return Founded(light_layout(self._lengths), flat=out)
+        return Founded(self._layout(policy), flat=out)
 
     async def evaluate(self, policy: Policy, flat: Path) -> Mapping[str, float]:
         """The first coordinate of every tier's last segment, so that a large model costs nothing here."""
-        layout = light_layout(self._lengths)
+        layout = self._layout(policy)
         found = {}
         with flat.open("rb") as file:
             for tier, held in zip(layout.tiers, layout.holds, strict=True):
@@ -112,6 +113,9 @@ class LightFoundation:
         self, policy: Policy, *, head: Span, merged: Path, updates: Sequence[tuple[Path, int, float]], round_number: int
     ) -> None:
         """The mean is the new version."""
+
+    def _layout(self, policy: Policy) -> Layout:
+        return light_layout(self._lengths, [tier.name for tier in policy.tiers])
 
     async def close(self) -> None:
         """Nothing to end."""
@@ -138,7 +142,7 @@ class LightTrainer:
         """Says a step time that lets the policy of `light_policy` find the strength."""
         step_s = STEP_S / 2**self._strength
         probes = tuple(ProbeResult(tier.name, step_s * 4**k, 1) for k, tier in enumerate(survey.tiers))
-        layout = light_layout([tier.length for tier in survey.tiers])
+        layout = light_layout([tier.length for tier in survey.tiers], [tier.name for tier in survey.tiers])
         return Capability(session, layout.digest, EXAMPLES, 0.0, probes)
 
     async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:

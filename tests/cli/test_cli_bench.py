@@ -61,8 +61,8 @@ def test_the_whole_matrix_is_every_algorithm_and_case_with_the_baselines(
 def test_quick_is_short_and_options_win_over_it(mhfl: Any, asked: list[Matrix], tmp_path: Path) -> None:
     assert mhfl("bench", "--quick", "--rounds", "2", "--no-baselines", "--out", tmp_path / "out", "--json").code == 0
     (matrix,) = asked
-    assert matrix.methods == ("heterofl",)
-    assert matrix.constraints == ("memory",)
+    assert matrix.methods == ("heterofl", "slimmable", "depthfl")
+    assert matrix.constraints == ("computation",)
     assert (matrix.plans["wind"].rounds, matrix.plans["wind"].devices) == (2, 8)
 
 

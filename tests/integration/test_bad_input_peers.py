@@ -209,6 +209,7 @@ async def test_an_update_of_a_stale_base_or_of_no_round_is_refused(plant: Plant)
         topic = TOPICS.event("good")
         await liar.publish(topic, encode(UpdateReady(10**6, 0, 1.0, manifest)))
         await patiently(lambda: plant.await_entry("update.refuse", reason="round 1000000 was never offered"))
+        await patiently(lambda: plant.await_rounds(2))  # who was counted in the last round is told so again
         await liar.publish(topic, encode(UpdateReady(1, 0, 1.0, manifest)))
         await patiently(lambda: plant.await_entry("update.late", round=1))
     await patiently(lambda: plant.await_counted("good"))

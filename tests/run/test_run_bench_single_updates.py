@@ -68,7 +68,7 @@ def test_single_updates_are_handed_to_a_step_that_is_not_linear_and_to_no_other(
     assert calls == [[(UPDATE.tolist(), 0, 3.0), (UPDATE.tolist(), 0, 4.0)][:seen]]
 
 
-def test_fedtgp_says_that_it_is_not_linear() -> None:
-    assert not make_algorithm("fedtgp").about.linear
-    assert make_algorithm("fedtgp").concludes
-    assert all(make_algorithm(name).about.linear for name in algorithm_names() if name != "fedtgp")
+def test_those_that_look_at_single_updates_say_that_they_are_not_linear() -> None:
+    singly = {name for name in algorithm_names() if not make_algorithm(name).about.linear}
+    assert singly == {"fedtgp", "feddf-weights"}
+    assert all(make_algorithm(name).concludes for name in singly)

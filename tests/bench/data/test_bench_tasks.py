@@ -132,7 +132,9 @@ def test_what_cannot_be_made_is_refused_with_the_nearest() -> None:
     assert not hasattr(sys.modules[module], "something_else")
 
 
-@pytest.mark.parametrize("bench_set", [one for one in BENCH_SETS if one.name.startswith("hydraulic")], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "bench_set", [one for one in BENCH_SETS if one.name.startswith("hydraulic")], ids=lambda one: one.name
+)
 def test_the_rig_is_split_by_cooler_and_scored_on_whole_combinations(bench_set: BenchSet, rig: Path) -> None:
     for validation in (False, True):
         task = make_task(bench_set, rig, 12, 0, validation=validation)
