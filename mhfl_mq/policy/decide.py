@@ -20,6 +20,7 @@ __all__ = [
     "Member",
     "Reason",
     "assign_tier",
+    "best_tiers",
     "gate",
     "invite",
     "quorum_needed",
@@ -210,6 +211,31 @@ def gate(tiers: Sequence[str], new: Mapping[str, float], head: Mapping[str, floa
     reasons = [Reason("finite", True, f"all of {len(tiers)} metrics are finite")]
     reasons.append(_no_worse([name for name in tiers if math.isfinite(head.get(name, math.nan))], new, head, rules))
     return Decision(all(reason.holds for reason in reasons), tuple(reasons), _largest_is_worse(tiers, new))
+
+
+def best_tiers(
+    tiers: Sequence[str], holds: Sequence[Sequence[int]], metrics: Mapping[str, float]
+) -> Decision[tuple[int, ...]]:
+    """For each tier, the one whose model its devices had better use: the best of those that they hold whole.
+
+    `holds` are the numbers of each tier's segments. A smaller tier's model is inside a larger one's, so a device whose
+    own is worse (too few strong devices trained it) loses nothing by using it. Equally good, the larger one is used; a
+    tier that was not measured uses its own.
+    """
+    answer: list[int] = []
+    alarms: list[str] = []
+    for k, name in enumerate(tiers):
+        own = metrics.get(name, math.nan)
+        inside = [
+            j for j in range(k) if set(holds[j]) < set(holds[k]) and math.isfinite(metrics.get(tiers[j], math.nan))
+        ]
+        best = max(inside, key=lambda j: (metrics[tiers[j]], j), default=k)
+        better = math.isfinite(own) and best != k and metrics[tiers[best]] > own
+        answer.append(best if better else k)
+        if better:
+            alarms.append(f"devices of tier {name} ({own:.4f}) use tier {tiers[best]} ({metrics[tiers[best]]:.4f})")
+    reason = Reason("best", not alarms, "; ".join(alarms) or "each tier's own model is the best that it holds")
+    return Decision(tuple(answer), (reason,), tuple(alarms))
 
 
 def _no_worse(common: Sequence[str], new: Mapping[str, float], head: Mapping[str, float], rules: Gate) -> Reason:

@@ -301,7 +301,8 @@ class FederationMachine:
 
     def _head_message(self) -> Head:
         head = self.head
-        return Head(self.epoch, head.version, head.layout, ())  # the driver knows the blobs
+        use = self._decider.best(head.metrics)
+        return Head(self.epoch, head.version, head.layout, (), use)  # the driver knows the blobs
 
     # ---- messages ----
 

@@ -92,6 +92,10 @@ class Decider(Protocol):
         """What an update counts in the mean, when so many examples are behind it; above 0."""
         ...
 
+    def best(self, metrics: Mapping[str, float]) -> tuple[int, ...]:
+        """For each tier, the tier whose model its devices had better use; empty: each its own."""
+        ...
+
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """Whether a model with these metrics may follow the head with those."""
         ...

@@ -50,13 +50,13 @@ from mhfl_mq.run.mailer import Mailer
 from mhfl_mq.run.packing import PackedUpdate, Packing
 from mhfl_mq.run.ports import Trainer, TrainResult
 from mhfl_mq.run.traffic import Traffic
-from mhfl_mq.store.device import DeviceStore
+from mhfl_mq.store.device import DeviceStore, Pointer
 from mhfl_mq.store.served import Served
 from mhfl_mq.transport.base import Inbound, Session, Transport, Will
 from mhfl_mq.wire.blobs import DEFAULT_CHUNK, clamp_chunk, parse_chunk
 from mhfl_mq.wire.bounds import INLINE_LIMIT, MAX_CHUNKS
 from mhfl_mq.wire.codec import decode, encode
-from mhfl_mq.wire.messages import Manifest, ManifestNote, Offer, Presence, Pull, Survey
+from mhfl_mq.wire.messages import Head, Manifest, ManifestNote, Offer, Presence, Pull, Survey
 from mhfl_mq.wire.topics import Topics, What
 
 __all__ = ["DeviceHost"]
@@ -232,7 +232,7 @@ class DeviceHost:
                 self._forget_update()
             case Install(head):
                 held = tuple(head.segments[k] for k in self._machine.saved.segments if k < len(head.segments))
-                self._gathering.want("head", held, partial(self._installed, head.version, held))
+                self._gathering.want("head", held, partial(self._installed, head, held))
             case Alarm(text):
                 log.warning(text)
             case _:
@@ -263,10 +263,27 @@ class DeviceHost:
     def _fetched(self, number: int, fault: str) -> None:
         self._driver.post(FetchFailed(number, fault) if fault else Fetched(number))
 
-    def _installed(self, version: int, segments: Sequence[str], fault: str) -> None:
+    def _installed(self, head: Head, segments: Sequence[str], fault: str) -> None:
+        if not fault:
+            fault = self._point(head)
         if not fault:
             self._sweep(segments)
-        self._driver.post(InstallFailed(version, fault) if fault else Installed(version))
+        self._driver.post(InstallFailed(head.version, fault) if fault else Installed(head.version))
+
+    def _point(self, head: Head) -> str:
+        """Say in a file which model this device's programs had better use, and where it lies; what went wrong."""
+        saved = self._machine.saved
+        if saved.tier is None or saved.survey is None:
+            return ""
+        tiers = saved.survey.tiers
+        use = head.use[saved.tier] if saved.tier < len(head.use) and head.use[saved.tier] < len(tiers) else saved.tier
+        files = [self._blobs.path(head.segments[k]) for k in tiers[use].holds(use)]
+        named = [str(one) for one in files]
+        try:
+            self._store.point(Pointer(head.version, head.layout, tiers[saved.tier].name, tiers[use].name, named))
+        except StoreError as error:
+            return str(error)
+        return ""
 
     def _sweep(self, head: Sequence[str]) -> None:
         """Delete what neither the head, nor the round that we are in, nor a fetch needs: old versions' segments."""

@@ -14,7 +14,7 @@ from mhfl_mq.families import (
     choose_algorithm,
     make_algorithm,
 )
-from mhfl_mq.policy import Communication, Member, Policy, assign_tier, choose, gate, invite, quorum_needed
+from mhfl_mq.policy import Communication, Member, Policy, assign_tier, best_tiers, choose, gate, invite, quorum_needed
 from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.wire.bounds import MAX_SEGMENTS
@@ -153,13 +153,23 @@ def _nested(tier: int, held: tuple[int, ...]) -> bool:
 class PolicyDecider:
     """The machine's `Decider` over the policy's pure decisions. `luck` breaks ties between equal candidates.
 
+    `holds` are the segments of each tier (None: tiers are nested).
     With `wait_for` nobody is invited to a federation's first round before so many devices are here.
     """
 
-    def __init__(self, policy: Policy, lengths: Sequence[int], luck: random.Random, *, wait_for: int = 0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        lengths: Sequence[int],
+        luck: random.Random,
+        *,
+        holds: Sequence[Sequence[int]] | None = None,
+        wait_for: int = 0,
+    ) -> None:
         self._policy = policy
         self._wait_for = wait_for
         self._lengths = tuple(lengths)
+        self._holds = tuple(holds or (range(k + 1) for k in range(len(self._lengths))))
         self._luck = luck
         self._names = tuple(tier.name for tier in policy.tiers)
         self._algorithm = algorithm_of(policy)
@@ -201,6 +211,14 @@ class PolicyDecider:
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""
         return self._algorithm.weight(examples)
+
+    def best(self, metrics: Mapping[str, float]) -> tuple[int, ...]:
+        """For each tier, the tier whose model its devices had better use; empty: each its own."""
+        own = tuple(range(len(self._names)))
+        if self._algorithm.evaluated is Evaluated.DEVICES:  # nobody but the device has its model
+            return ()
+        found = best_tiers(self._names, self._holds, tier_metrics(metrics)).answer
+        return () if found == own else found
 
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """Whether a model with these metrics may follow the head with those."""

@@ -3,6 +3,7 @@
     session     the session counter: grows with every connection, so that the broker's old last will is known as old
     state.0     the machine's `SavedDevice` (tier, offer, the finished update's manifest), in one of two slots:
     state.1     each saving writes the older one, so the one before it is whole at every instant
+    model.json  which model the device's own programs had better use, and its files
     blobs/      fetched segments and the finished update (`mhfl_mq.store.blobs`)
     lock        held by the one agent of this folder
 
@@ -13,6 +14,7 @@ one, a power cut an older one or, at worst, none, and the device then does again
 
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -28,12 +30,28 @@ from mhfl_mq.wire.blobs import check_manifest
 from mhfl_mq.wire.codec import decode, encode, pack, unpack
 from mhfl_mq.wire.messages import Manifest, Offer, Survey
 
-__all__ = ["DeviceStore"]
+__all__ = ["POINTER", "DeviceStore", "Pointer"]
 
 log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
+POINTER: Final = "model.json"
 DIGEST: Final = 16  # bytes of SHA-256 before the packed state: against a damaged disk, not against a person
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pointer:
+    """The version that a device has, and which model of it the device's own programs had better use.
+
+    `tier` is the device's, `use` the best of those that it holds (mostly the same), `files` are the raw float32
+    segments of that model, one after the other. They stay until the next version is installed.
+    """
+
+    version: int
+    layout: str
+    tier: str
+    use: str
+    files: list[str]
 
 
 class DeviceStore:
@@ -123,6 +141,21 @@ class DeviceStore:
             finally:
                 os.close(fd)
         self._saves = number
+
+    def point(self, pointer: "Pointer") -> None:
+        """Keep in `model.json` which model the device's programs had better use: the old answer or this one.
+
+        Not synced: it is written again when the device starts and hears of the head.
+        """
+        path, text = self.folder / POINTER, json.dumps(dataclasses.asdict(pointer), indent=1) + "\n"
+        draft = path.with_name(path.name + ".tmp")
+        with explained(path, "writing"):
+            fd = self._files.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                self._files.write(fd, text.encode(), 0)
+            finally:
+                os.close(fd)
+            self._files.replace(draft, path)
 
     def _slot(self, number: int) -> Path:
         return self.folder / f"state.{number % 2}"

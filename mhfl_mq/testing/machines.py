@@ -88,6 +88,10 @@ class Everybody:
         """Its examples."""
         return examples
 
+    def best(self, metrics: Mapping[str, float]) -> tuple[int, ...]:
+        """Each its own."""
+        return ()
+
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """As it is set."""
         return Decision(self.open_gate, ("good",) if self.open_gate else ("worse",))

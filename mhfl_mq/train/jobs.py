@@ -79,14 +79,14 @@ class Jobs:
     def probe(self, arguments: Arguments) -> Answer:
         """What one tier costs here, trained as the algorithm trains it."""
         subject = Subject.plain(arguments["subject"])
-        _, models = self._of(subject)
+        algorithm, models = self._of(subject)
         cost = probe_tier(
             method_of(subject.algorithm),
             models,
             arguments["tier"],
             self._shard(arguments["shard"]),
             TrainOptions.from_numbers(subject.options),
-            numbers=subject.options,
+            numbers={**algorithm.numbers, **subject.options},
             handicap=Handicap(*arguments["handicap"]),
         )
         return {"step_s": cost.step_s, "peak_bytes": cost.peak_bytes}
@@ -102,7 +102,8 @@ class Jobs:
         if algorithm.evaluated is Evaluated.DEVICES:
             data, own_test = self._with_own_test(shard)
             common_test = self._test() if self._common_test else None
-        numbers = {str(name): float(value) for name, value in arguments["options"].items()}
+        given = {str(name): float(value) for name, value in arguments["options"].items()}
+        numbers = {**algorithm.numbers, **given}
         job = Job(
             models=models,
             tier=tier,
@@ -161,7 +162,7 @@ class Jobs:
     def conclude(self, arguments: Arguments) -> Answer:
         """The aggregator's own step: makes the file `merged` anew from it, the head, and single updates."""
         subject = Subject.plain(arguments["subject"])
-        _, models = self._of(subject)
+        algorithm, models = self._of(subject)
         layout, merged = models.layout, Path(arguments["merged"])
         past = [
             PastUpdate(_read_update(Path(path), layout.lengths[tier]), int(tier), float(weight))
@@ -173,7 +174,7 @@ class Jobs:
             merged=read_vector([merged], layout.total),
             updates=past,
             options=TrainOptions.from_numbers(subject.options),
-            numbers=subject.options,
+            numbers={**algorithm.numbers, **subject.options},
             round_number=int(arguments["round"]),
         )
         write_vector(merged, method_of(subject.algorithm).conclude(conclusion))

@@ -342,14 +342,17 @@ class Close:
 class Head:
     """Retained on `srv/head`: the version that devices follow, and its segments' blob ids by their numbers.
 
-    A rollback is a newer version that points at older segments.
+    A rollback is a newer version that points at older segments. `use` says for each tier which tier's model its
+    devices had better use, of those that they hold; empty: each its own.
     """
 
     kind: ClassVar[str] = "head"
+    added: ClassVar[tuple[str, ...]] = ("use",)
     epoch: Count
     version: Count
     layout: Digest
     segments: Annotated[tuple[Blob, ...], Items(1, MAX_SEGMENTS)]
+    use: Annotated[tuple[TierIndex, ...], Items(0, MAX_TIERS)] = ()
 
 
 Message = (
