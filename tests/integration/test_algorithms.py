@@ -5,6 +5,7 @@ child with torch for each device would make this test as long as all others toge
 """
 
 import asyncio
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from mhfl_mq.families.plan import Cut, Shares
 from mhfl_mq.run.clock import SystemClock, seeded_luck
 from mhfl_mq.run.launch import AggregatorSetup, DeviceSetup, run_aggregator, run_device
 from mhfl_mq.run.training import TaskFoundation, TaskTrainer
+from mhfl_mq.store.device import POINTER
 from mhfl_mq.store.view import open_view
 from mhfl_mq.testing.plant import Plant
 from mhfl_mq.train.derive import TierShape
@@ -137,6 +139,10 @@ async def test_it_runs_by_its_name_from_a_policy_file(algorithm: str, plant: Pla
         for device in devices:
             device.cancel()
     assert "rounds" in ended
+    for name in DEVICES:  # each knows which model its programs had better use, and has it
+        pointer = json.loads((tmp_path / name / POINTER).read_text())
+        assert pointer["use"] in {tier.name for tier in policy.tiers}
+        assert all(Path(file).is_file() for file in pointer["files"])
     with open_view(tmp_path / "state") as view:
         versions = [one.added for one in view.versions()]
         assert [one.round for one in versions] == [None, 1, 2]

@@ -17,6 +17,7 @@ from mhfl_mq.policy import (
     Reason,
     Tier,
     assign_tier,
+    best_tiers,
     gate,
     invite,
     quorum_needed,
@@ -289,3 +290,29 @@ def test_a_gate_that_allows_more_never_refuses_what_a_stricter_one_took(
     now, before = dict(zip(TIERS, new, strict=True)), dict(zip(TIERS, head, strict=True))
     assume(gate(TIERS, now, before, Gate(drop)).answer)
     assert gate(TIERS, now, before, Gate(drop + more)).answer
+
+
+NESTED = ((0,), (0, 1), (0, 1, 2))
+
+
+def test_devices_get_the_best_model_that_they_hold_when_their_own_is_worse() -> None:
+    found = best_tiers(("small", "medium", "large"), NESTED, {"small": 0.8, "medium": 0.9, "large": 0.7})
+    assert found.answer == (0, 1, 1)
+    assert found.alarms == ("devices of tier large (0.7000) use tier medium (0.9000)",)
+    assert best_tiers(("small", "medium", "large"), NESTED, {"small": 0.8, "medium": 0.7, "large": 0.75}).answer == (
+        0,
+        0,
+        0,
+    )
+
+
+def test_equally_good_or_better_or_not_measured_is_ones_own() -> None:
+    tiers = ("small", "medium", "large")
+    assert best_tiers(tiers, NESTED, {"small": 0.8, "medium": 0.8, "large": 0.9}).answer == (0, 1, 2)
+    assert best_tiers(tiers, NESTED, {"small": 0.8, "medium": float("nan")}).answer == (0, 1, 2)
+
+
+def test_a_better_model_that_a_device_does_not_hold_is_not_used() -> None:
+    apart = ((0,), (1,), (0, 2))
+    found = best_tiers(("one", "two", "three"), apart, {"one": 0.9, "two": 0.5, "three": 0.6})
+    assert found.answer == (0, 1, 0)

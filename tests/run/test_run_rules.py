@@ -106,3 +106,17 @@ def test_an_algorithm_whose_last_tier_is_the_aggregators_needs_another_for_the_d
     for name in ("feddf", "feddf-weights", "fedet"):
         with pytest.raises(ConfigError, match=f"{name} keeps the last tier.*two tiers"):
             algorithm_of(Policy("p", (Tier("only", 1.0),), Algorithm(name)))
+
+
+def test_the_head_says_which_tiers_model_is_the_better_one_where_somebody_can_know() -> None:
+    tiers = (Tier("small", 0.5), Tier("large", 1.0))
+    better = {"accuracy/small": 0.9, "accuracy/large": 0.4}
+    nested = PolicyDecider(Policy("p", tiers, Algorithm("heterofl")), (10, 20), random.Random(0))
+    assert nested.best(better) == (0, 0)
+    assert nested.best({"accuracy/small": 0.4, "accuracy/large": 0.9}) == ()
+    apart = PolicyDecider(
+        Policy("p", tiers, Algorithm("fedgroups")), (10, 20), random.Random(0), holds=((0, 1), (0, 2))
+    )
+    assert apart.best(better) == ()
+    kept = PolicyDecider(Policy("p", tiers, Algorithm("fedmd")), (10, 10), random.Random(0), holds=((0,), (0,)))
+    assert kept.best(better) == ()

@@ -1,6 +1,7 @@
 """A device's folder: sessions only grow, the state is the old or the new one, the update is there after a kill."""
 
 import hashlib
+import json
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from mhfl_mq.errors import StoreError, StoreLocked
 from mhfl_mq.protocol.effects import SavedDevice
-from mhfl_mq.store.device import DeviceStore
+from mhfl_mq.store.device import POINTER, DeviceStore, Pointer
 from mhfl_mq.store.files import Files
 from mhfl_mq.testing.files import FailingFiles, Failure
 from mhfl_mq.wire.blobs import build_manifest
@@ -243,3 +244,17 @@ def test_a_sound_file_with_other_content_is_told_as_well(folder: Path) -> None:
         write(folder / "session", "text")
         with pytest.raises(StoreError, match="another release"):
             store.next_session()
+
+
+def test_the_model_that_programs_had_better_use_stands_in_a_file_of_plain_text(folder: Path) -> None:
+    with open_in(folder) as store:
+        for version in (1, 2):
+            store.point(Pointer(version, "ab" * 32, "large", "medium", ["blobs/0", "blobs/1"]))
+        assert json.loads((folder / POINTER).read_text()) == {
+            "version": 2,
+            "layout": "ab" * 32,
+            "tier": "large",
+            "use": "medium",
+            "files": ["blobs/0", "blobs/1"],
+        }
+        assert not list(folder.glob("*.tmp"))
