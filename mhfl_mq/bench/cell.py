@@ -177,12 +177,14 @@ async def _local(setting: Setting, worker: LocalWorker, run: Simulated) -> dict[
 def _federated(
     setting: Setting, fleet: Sequence[Device], run: Simulated, local: Mapping[str, float], target: float
 ) -> dict[str, Any]:
-    curve, merges = [], 0
+    curve: list[Point] = []
+    merges, known = 0, dict[str, float]()
     for one in run.rounds:
         if one.committed:
             merges += 1
             if merges in run.measured:
-                curve.append(Point(one.number, one.closed_s, _figures(setting, one)))
+                known |= _figures(setting, one)  # a tier of which no device was in the round is as it was
+                curve.append(Point(one.number, one.closed_s, dict(known)))
     names, facts = _names(setting), []
     for device in fleet:
         spent, link, traffic = (

@@ -6,6 +6,7 @@ go by the same figures.
 """
 
 import asyncio
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import mhfl_mq
 from mhfl_mq.bench.methods import BASELINES
 from mhfl_mq.bench.plan import Cell, Plan, costs_wanted, own_costs
 from mhfl_mq.bench.pool import BenchProcess
@@ -22,7 +24,7 @@ from mhfl_mq.store.files import RealFiles, atomic_write, explained, make_folder
 __all__ = ["CELLS", "Matrix", "Outcome", "cells_of", "read_cell", "run_matrix"]
 
 CELLS: Final = "cells"
-COSTS: Final = "costs.json"
+COSTS: Final = "costs.{}.{}.json"  # data set, digest of the settings
 MARK: Final = "mhfl-bench.json"
 """Says that a folder is a benchmark's, and which matrix it was started with."""
 
@@ -141,7 +143,8 @@ async def _costs(matrix: Matrix, out: Path, say: Callable[[str], None]) -> dict[
     An algorithm that cannot be measured is left out, so that its cells fail and no others. Raises what went wrong first
     when nothing of a data set can be measured: its files are missing, say.
     """
-    costs: dict[str, dict[str, Any]] = _read(out / COSTS)
+    files = {data: out / COSTS.format(data, _measured_for(plan)) for data, plan in matrix.plans.items()}
+    costs: dict[str, dict[str, Any]] = {data: _read(file) for data, file in files.items()}
     wanted = dict.fromkeys(name for method in matrix.methods for name in costs_wanted(method))
     missing = [(data, name) for data in matrix.plans for name in wanted if name not in costs.get(data, {})]
     if missing:
@@ -160,8 +163,14 @@ async def _costs(matrix: Matrix, out: Path, say: Callable[[str], None]) -> dict[
                     say(f"{name} on {data} cannot be measured: {error}")
             else:
                 costs.setdefault(data, {})[name] = measured
-                _write(out / COSTS, costs)
+                _write(files[data], costs[data])
     return costs
+
+
+def _measured_for(plan: Plan) -> str:
+    """A digest of what costs depend on: those of other settings are measured anew."""
+    content = [mhfl_mq.__version__, plan.devices, plan.folder, plan.validation, dict(plan.options)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _take_folder(out: Path) -> None:

@@ -74,8 +74,8 @@ def mean_over_tiers(accuracy: Mapping[str, float], carried: Sequence[str]) -> fl
 def last_mean(curve: Sequence[Point], last: int) -> dict[str, float]:
     """Each tier's mean over the last so many points: never the best one."""
     points = curve[-last:]
-    names = points[0].accuracy if points else {}
-    return {name: fmean(point.accuracy[name] for point in points) for name in names}
+    names = dict.fromkeys(name for point in points for name in point.accuracy)
+    return {name: fmean(one.accuracy[name] for one in points if name in one.accuracy) for name in names}
 
 
 def time_to(curve: Sequence[Point], carried: Sequence[str], target: float) -> float | None:

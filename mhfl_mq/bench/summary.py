@@ -141,10 +141,15 @@ def not_beaten(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
     missed = []
     for method in methods:
         found = [(row, row.largest_over_smallest) for row in rows if row.method == method]
-        if not any(gain is not None and gain.deviation is not None and gain.mean > gain.deviation for _, gain in found):
+        if not any(gain is not None and _proven(gain) for _, gain in found):
             each = "; ".join(f"{row.data} {'-' if gain is None else _apart(gain)}" for row, gain in found) or "not run"
             missed.append(f"{method}: its largest tier is not above {SMALLEST} beyond the spread of the seeds ({each})")
     return missed
+
+
+def _proven(gain: Spread) -> bool:
+    """Whether a gain is beyond the spread of enough seeds."""
+    return gain.seeds >= FEWEST_SEEDS and gain.deviation is not None and gain.mean > gain.deviation
 
 
 def honest(rows: Sequence[Row], missing: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Reading policies with the names that are installed on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -53,8 +53,14 @@ def _option_misfit(algorithm: str, option: str, value: float) -> str:
     return "" if number is None else number.fault(value)
 
 
-def _compacting_misfit(algorithm: str) -> str:
-    return "" if algorithm == AUTO else make_algorithm(algorithm).plan.against_compacting
+def _compacting_misfit(algorithm: str, options: Mapping[str, float]) -> str:
+    if algorithm == AUTO:
+        return ""  # what it comes to is checked when the aggregator starts
+    own = {name: value for name, value in options.items() if name in algorithm_numbers(algorithm)}
+    try:
+        return make_algorithm(algorithm, own).plan.against_compacting
+    except ConfigError:
+        return ""  # a wrong value has a finding of its own
 
 
 def _models_apart(algorithm: str) -> bool:

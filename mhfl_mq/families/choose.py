@@ -38,6 +38,8 @@ def choose_algorithm(constraint: Constraint, *, widths: bool, depths: bool) -> C
     """The method for a constraint, of those that can serve tiers which differ in width, in depth, or in both."""
     if constraint is Constraint.FOREIGN:
         return Choice("fedproto", constraint, "tiers name architectures of their own, and share class prototypes only")
+    if not depths and not widths:
+        return Choice("fedavg", constraint, "there is one tier, so there is one model for all")
     if depths and not widths:
         if constraint is Constraint.MEMORY:
             why = "memory binds and the tiers differ in depth: full models, trained a few blocks at a time"
@@ -47,7 +49,7 @@ def choose_algorithm(constraint: Constraint, *, widths: bool, depths: bool) -> C
     if depths and constraint is not Constraint.MEMORY:
         return Choice("scalefl", constraint, f"{_BINDS[constraint]} and the tiers differ in width and depth")
     if constraint is Constraint.MEMORY:
-        why = "memory binds and the tiers differ in width: a device trains one sub-model at a time, and no more"
+        why = f"memory binds and the tiers differ in width{' and depth' if depths else ''}: one sub-model at a time"
         return Choice("fjord", constraint, why)
     why = f"{_BINDS[constraint]} and the tiers differ in width: each device also trains every narrower sub-model"
     return Choice("slimmable", constraint, why)

@@ -40,7 +40,7 @@ class Known:
     stages_misfit: Callable[[Sequence[str]], str] = lambda _names: ""
     tiers_misfit: Callable[[str, int], str] = lambda _algorithm, _tiers: ""
     option_misfit: Callable[[str, str, float], str] = lambda _algorithm, _option, _value: ""
-    compacting_misfit: Callable[[str], str] = lambda _algorithm: ""
+    compacting_misfit: Callable[[str, Mapping[str, float]], str] = lambda _algorithm, _options: ""
     models_apart: Callable[[str], bool] = lambda _algorithm: True
 
 
@@ -269,7 +269,10 @@ def _compacts(data: object) -> bool:
 def _compacting(data: object, known: Known) -> Iterator[Fault]:
     name = _dig(data, "spec", "algorithm", "name")
     if isinstance(name, str) and name in known.algorithms and _compacts(data):
-        misfit = known.compacting_misfit(name)
+        options = _dig(data, "spec", "algorithm", "options")
+        numbers = {str(key): _number(value) for key, value in options.items()} if isinstance(options, dict) else {}
+        given = {key: value for key, value in numbers.items() if value is not None}
+        misfit = known.compacting_misfit(name, given)
         if misfit:
             message = f"updates of {name} cannot be compacted: {misfit}"
             hint = "leave the communication out, or take another algorithm"

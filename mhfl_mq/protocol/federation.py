@@ -252,6 +252,7 @@ class FederationMachine:
                 Announce(self._head_message()),
                 Announce(Close(ended.number, "committed", self.head.version)),
                 Release(ended.number),
+                *(one for text in ended.alarms for one in self._quiet.alarm(text)),
             ]
         else:
             self._failures += 1

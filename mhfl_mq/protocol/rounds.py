@@ -64,6 +64,7 @@ class Round:
         self.accepted: set[str] = set()
         self.silent: set[str] = set()  # sent nothing until the deadline
         self.version: VersionAdded | None = None  # what the round made, once committed
+        self.alarms: tuple[str, ...] = ()  # what a person should see of it
         self._rules = rules
         self._decider = decider
         self._once = once
@@ -291,6 +292,7 @@ class Round:
         if not decision.yes:
             return self.abort(f"the gate said no: {decision.text}")
         self._step(RoundStep.COMMIT)
+        self.alarms = decision.alarms
         version = head.version + 1
         self.version = VersionAdded(
             version=version,

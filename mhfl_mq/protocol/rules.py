@@ -44,11 +44,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An answer with its reasons; `tier` is the index of the tier that was given."""
+    """An answer with its reasons; `tier` is the index of the tier that was given.
+
+    `alarms` are among the reasons: a person should see them although the answer stands.
+    """
 
     yes: bool
     reasons: tuple[str, ...] = ()
     tier: int | None = None
+    alarms: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

@@ -227,7 +227,7 @@ class PolicyDecider:
         if self._algorithm.evaluated is Evaluated.DEVICES:  # a tier without devices has nobody who could say
             names = tuple(name for name in names if name in found)
         decision = gate(names, found, tier_metrics(head), self._policy.gate)
-        return Decision(decision.answer, (decision.why, *decision.alarms))
+        return Decision(decision.answer, (decision.why, *decision.alarms), alarms=decision.alarms)
 
 
 def tier_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

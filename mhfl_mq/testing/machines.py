@@ -66,6 +66,8 @@ class Everybody:
         self.quorum = needed
         self.tier: int | None = 1
         self.open_gate = True
+        self.alarms: tuple[str, ...] = ()
+        self.use: tuple[int, ...] = ()
 
     def assign(self, capability: Capability) -> Decision:
         """The same tier for everybody who can run it."""
@@ -89,12 +91,12 @@ class Everybody:
         return examples
 
     def best(self, metrics: Mapping[str, float]) -> tuple[int, ...]:
-        """Each its own."""
-        return ()
+        """As it is set."""
+        return self.use
 
     def gate(self, new: Mapping[str, float], head: Mapping[str, float]) -> Decision:
         """As it is set."""
-        return Decision(self.open_gate, ("good",) if self.open_gate else ("worse",))
+        return Decision(self.open_gate, ("good",) if self.open_gate else ("worse",), alarms=self.alarms)
 
 
 class Disk:

@@ -25,6 +25,8 @@ def curve(*values: float) -> list[Point]:
 def test_the_score_is_the_mean_of_the_last_rounds_and_not_the_best() -> None:
     assert last_mean(curve(0.99, 0.5, 0.7), 2) == {"small": pytest.approx(0.6), "large": pytest.approx(0.6)}
     assert last_mean([], 5) == {}
+    late = [Point(1, 1.0, {"small": 0.5}), Point(2, 2.0, {"small": 0.7, "large": 0.9})]
+    assert last_mean(late, 2) == {"small": pytest.approx(0.6), "large": pytest.approx(0.9)}
 
 
 def test_tiers_that_no_device_carries_are_not_in_the_mean() -> None:

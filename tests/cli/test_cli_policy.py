@@ -182,3 +182,40 @@ def test_how_updates_travel_is_shown_in_one_line(mhfl: Any, tmp_path: Path, comm
     text = Path(str(shipped("policies") / "baseline-smallest.yaml")).read_text()
     path.write_text(f"{text}\n  communication: {communication}\n")
     assert says in mhfl("policy", "show", path).out
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "refused"),
+    [
+        ("{name: heterofl}", False),
+        ("{name: heterofl, options: {masked: 1}}", True),
+        ("{name: fedgroups, options: {distil: 0}}", False),
+        ("{name: fedgroups}", True),
+    ],
+)
+def test_what_cannot_be_compacted_depends_on_the_options_and_is_what_the_aggregator_refuses(
+    mhfl: Any, tmp_path: Path, algorithm: str, refused: bool
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "apiVersion: mhfl-mq/v1\nkind: FederationPolicy\nmetadata: {name: x}\nspec:\n"
+        "  tiers: [{name: small, width: 0.5}, {name: large}]\n"
+        f"  algorithm: {algorithm}\n  communication: {{precision: int8}}\n"
+    )
+    done = mhfl("policy", "check", path)
+    assert ("POL030" in done.out) is refused
+    assert (done.code == 4) is refused
+
+
+def test_a_value_that_an_algorithm_does_not_take_is_a_finding_at_its_line(mhfl: Any, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "apiVersion: mhfl-mq/v1\nkind: FederationPolicy\nmetadata: {name: x}\nspec:\n"
+        "  tiers: [{name: small, width: 0.5}, {name: large}]\n"
+        "  algorithm:\n    name: fedrep\n    options:\n      head_share: 2\n"
+    )
+    done = mhfl("policy", "check", path)
+    assert done.code == 4
+    assert "policy.yaml:9:19" in done.out
+    assert "head_share: 2 is not within 0 to 1" in done.out
+    assert "mhfl algorithms fedrep" in done.out

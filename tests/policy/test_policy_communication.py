@@ -199,7 +199,7 @@ def test_asking_less_often_goes_with_stages(whole: str) -> None:
 )
 def test_an_algorithm_that_cannot_be_compacted_says_why(whole: str, communication: str, faults: int) -> None:
     known = Known(
-        {"heterofl": frozenset({"static"})}, frozenset({"dp"}), compacting_misfit=lambda name: f"{name} rolls"
+        {"heterofl": frozenset({"static"})}, frozenset({"dp"}), compacting_misfit=lambda name, _options: f"{name} rolls"
     )
     text = whole.replace("    - {name: dp, options: {epsilon: 6.0, mode: local}}\n", "").replace(
         "stages:", "stages: []"

@@ -289,6 +289,14 @@ def test_a_merged_model_that_passes_the_gate_is_durable_with_the_rounds_end_and_
     assert bench.machine.head == version
 
 
+def test_a_largest_tier_that_is_worse_is_an_alarm_and_the_head_says_what_devices_had_better_use() -> None:
+    decider = Everybody()
+    decider.alarms, decider.use = ("tier large (0.4) is worse than the smaller tier small (0.9)",), (0, 0)
+    effects = Bench(decider=decider).merging().after(Merged(7, digest("model 1"), {"accuracy/small": 0.9}))
+    assert Alarm(decider.alarms[0]) in effects
+    assert Announce(Head(4, 1, LAYOUT, (), (0, 0))) in effects
+
+
 @pytest.mark.parametrize(
     ("event", "gate", "reason"),
     [

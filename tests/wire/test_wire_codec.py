@@ -108,7 +108,7 @@ def of_class(cls: type) -> st.SearchStrategy[Any]:
     parts = {one.name: of_hint(hints[one.name]) for one in fields(cls) if one.name != "inline"}
     if cls is TierSpec:
         parts["segments"] = SEGMENTS
-    empties: dict[str, Any] = {"options": {}, "segments": (), "holds": ()}
+    empties: dict[str, Any] = {"options": {}, "segments": (), "holds": (), "use": ()}
     for name in getattr(cls, "added", ()):
         parts[name] = st.just(empties.get(name, "")) | parts[name]
     return st.fixed_dictionaries(parts).map(lambda found: cls(**found))
