@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mhfl_mq.bench.fleet import Budgets, Cost, Device, capability
+from mhfl_mq.bench.fleet import NEVER_S, Budgets, Cost, Device, capability
 from mhfl_mq.policy import Policy
 from mhfl_mq.run.ports import Founded, TrainResult
 from mhfl_mq.run.training import TaskFoundation, TaskTrainer
@@ -48,7 +48,8 @@ class BenchTrainer:
     async def probe(self, survey: Survey, session: int) -> Capability:
         """What was measured once for all devices, as this device's profile would have measured it."""
         profile = self._device.profile
-        await asyncio.sleep(PROBE_STEPS * sum(cost.step_s for cost in self._costs) * profile.slowdown)
+        measured = sum(cost.step_s for cost in self._costs if cost.step_s < NEVER_S)
+        await asyncio.sleep(PROBE_STEPS * measured * profile.slowdown)
         names = [tier.name for tier in survey.tiers]
         return capability(
             names,

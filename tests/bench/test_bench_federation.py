@@ -1,17 +1,19 @@
 """Whole runs on the wind data: the real machines in virtual time, with real training."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from mhfl_mq.bench.cell import measure_costs, run_cell
-from mhfl_mq.bench.fleet import Cost
-from mhfl_mq.bench.methods import EXCLUSIVE, LOCAL, REFERENCE, SMALLEST, UPPER
+from mhfl_mq.bench.fleet import NEVER_S, Cost
+from mhfl_mq.bench.methods import BASELINES, EXCLUSIVE, LOCAL, REFERENCE, SMALLEST, UPPER, method_names
 from mhfl_mq.bench.plan import Cell, Plan, own_costs, reference_costs
 from mhfl_mq.bench.profiles import profiles
 from mhfl_mq.bench.sets import SETS, Kind, open_task
+from mhfl_mq.families import algorithm_class
 from mhfl_mq.train.inprocess import LocalWorker
 from mhfl_mq.train.task import Task
 
@@ -148,3 +150,18 @@ def test_models_that_never_leave_the_devices_whole_are_scored_by_the_devices(run
     assert len(found["curve"]) == PLAN.rounds
     assert set(found["accuracy"]) == {"small", "medium", "large"}
     assert all(one["local_accuracy"] is not None for one in found["devices"])
+
+
+@pytest.mark.parametrize("method", [name for name in method_names() if name not in BASELINES])
+def test_every_algorithm_runs_and_each_of_its_devices_is_counted(
+    method: str, task: Task, worker: LocalWorker, costs: list[Cost]
+) -> None:
+    own = [*costs[:-1], Cost(NEVER_S, 0, 1)] if algorithm_class(method).PLAN.server else costs
+    known = {own_costs(method): own, reference_costs(method): costs}
+    few = replace(PLAN, rounds=1, options={**PLAN.options, "distill_steps": 3.0, "align_steps": 2.0})
+    found = run_cell(Cell("wind", "memory", method, 0), few, known, worker, task)
+    assert (found["outcome"], found["aborted"]) == ("done", [])
+    assert found["participation"] == 1.0
+    assert found["accuracy"]
+    assert all(0.0 <= value <= 1.0 for value in found["accuracy"].values())
+    assert found["largest"] is not None
