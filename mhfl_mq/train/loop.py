@@ -1,7 +1,8 @@
 """Local training of one round, whatever the algorithm: seeds, minibatches, checks, and what is measured."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,9 +16,10 @@ from mhfl_mq.train.options import Handicap
 from mhfl_mq.train.steps.base import Job, Kept, Method
 from mhfl_mq.train.task import Examples
 
-__all__ = ["Trained", "batches", "shard_luck", "train_round"]
+__all__ = ["Trained", "batches", "shard_luck", "train_round", "usual_step"]
 
 _ENDS: Final = 5  # steps whose mean loss is reported at either end: one minibatch alone is mostly noise
+_TELLING: Final = 3  # steps of a round below which one odd step is most of it
 _WHOLE = Handicap()
 
 
@@ -25,7 +27,9 @@ _WHOLE = Handicap()
 class Trained:
     """What local training gave: the vector to send, what the device keeps for itself, and its own metrics.
 
-    `weight` is the number of examples behind it: what it counts is the aggregator's to say.
+    `weight` is the number of examples behind it: what it counts is the aggregator's to say. The metric `step_s` is the
+    usual step's seconds as a probe would tell them (see `usual_step`). It is left out where a round cannot tell: one of
+    fewer steps than 3 or than the method has kinds of, and one that spared work which other rounds have.
     """
 
     update: Vector
@@ -80,13 +84,25 @@ def train_round(
         "cpu_s": time.process_time() - cpu_started,
         "examples": float(len(job.examples)),
         "steps": float(len(losses)),
-        "step_s": float(np.median(taken)) * handicap.slowdown,
         **finished.metrics,
     }
+    if finished.usual and len(taken) >= max(_TELLING, stepper.kinds):
+        metrics["step_s"] = usual_step(taken) * handicap.slowdown
     for kind, examples in (("own", own_test), ("common", common_test)):
         if examples is not None and len(examples):
             metrics[f"{kind}/{task.metric_name}"] = stepper.score(examples)
     return Trained(finished.update, float(len(job.examples)), metrics, finished.kept)
+
+
+def usual_step(taken: Sequence[float]) -> float:
+    """Mean seconds of a round's steps (at least 2), with what is done once a round, in the first step, spread over all.
+
+    A hiccup of the machine is no usual step: no step after the first counts for more than half a round of median ones,
+    so one alone never makes the mean twice what it is.
+    """
+    first, *others = taken
+    most = len(taken) / 2 * statistics.median_low(others)
+    return statistics.fmean([first, *(min(one, most) for one in others)])
 
 
 def shard_luck(shard: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 from mhfl_mq.errors import LocalMisuse, TaskError, TrainingFailed
 from mhfl_mq.segments import Tier
-from mhfl_mq.train.loop import Trained, batches, train_round
+from mhfl_mq.train.loop import Trained, batches, train_round, usual_step
 from mhfl_mq.train.model import TaskModels, TierModel, read_vector, write_vector
 from mhfl_mq.train.options import Handicap, TrainOptions
-from mhfl_mq.train.steps import Job, Stepper
+from mhfl_mq.train.steps import Finished, Job, Stepper
 from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.task import Examples, load_task
 
@@ -97,6 +98,71 @@ def test_a_handicapped_device_really_takes_longer(models: TaskModels) -> None:
         sleep=slept.append,
     )
     assert slept == [4.0] * 4  # a step took one tick of the clock, and sleeps four
+
+
+class Clock:
+    """A clock that stands, but for what is added."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(PlainStepper):
+    """Steps that take so many seconds of the clock, and a round that is usual or not."""
+
+    def __init__(self, job: Job, clock: Clock, seconds: Sequence[float], *, usual: bool) -> None:
+        super().__init__(job)
+        self.clock, self.seconds, self.usual = clock, iter(seconds), usual
+
+    def step(self, batch: Examples) -> float:
+        self.clock.now += next(self.seconds)
+        return super().step(batch)
+
+    def finish(self) -> Finished:
+        return replace(super().finish(), usual=self.usual)
+
+
+class Timing(Plain):
+    def __init__(self, clock: Clock, seconds: Sequence[float], *, usual: bool = True) -> None:
+        self.clock, self.seconds, self.usual = clock, seconds, usual
+
+    def begin(self, job: Job) -> Stepper:
+        return Timed(job, self.clock, self.seconds, usual=self.usual)
+
+
+def timed(models: TaskModels, seconds: Sequence[float], *, usual: bool = True, slowdown: float = 1.0) -> Trained:
+    clock, base = Clock(), models.initial(5)[: models.layout.lengths[0]].copy()
+    options = TrainOptions(steps=len(seconds), batch=16)
+    job = Job(models, 0, base, models.task.device_data("a", None), options, {}, 1)
+    method, handicap = Timing(clock, seconds, usual=usual), Handicap(slowdown=slowdown)
+    return train_round(method, job, clock=clock, sleep=lambda seconds: None, handicap=handicap)
+
+
+def test_the_usual_step_has_its_share_of_what_is_done_once_a_round(models: TaskModels) -> None:
+    assert timed(models, [21.0] + [1.0] * 19).metrics["step_s"] == pytest.approx(2.0)
+    assert timed(models, [21.0] + [1.0] * 19, slowdown=3.0).metrics["step_s"] == pytest.approx(6.0)
+
+
+def test_a_round_that_cannot_tell_the_usual_step_says_nothing_of_it(models: TaskModels) -> None:
+    """Too few steps to see all their kinds, or a first round that spared what the others have."""
+    for few in (1, 2, 3):
+        assert "step_s" not in timed(models, [50.0, 1.0, 1.0][:few]).metrics
+    assert "step_s" in timed(models, [1.0] * 4).metrics
+    assert "step_s" not in timed(models, [1.0] * 4, usual=False).metrics
+
+
+@given(st.integers(3, 60), st.data())
+def test_one_hiccup_never_makes_a_usual_step_twice_as_long(steps: int, data: st.DataObject) -> None:
+    taken = [1.0] * steps
+    taken[data.draw(st.integers(1, steps - 1))] = data.draw(st.floats(1.0, 1e6))
+    assert 1.0 <= usual_step(taken) < 1.5
+
+
+def test_steps_of_several_kinds_count_by_their_mean() -> None:
+    assert usual_step([1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 6.0, 6.0, 6.0]) == pytest.approx(3.0)
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 50), seed=st.integers(0, 99))

@@ -1,18 +1,27 @@
 """What a tier costs, measured in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mhfl_mq.errors import TrainingFailed
 from mhfl_mq.segments import Tier
 from mhfl_mq.train import probe
+from mhfl_mq.train.exits import ExitNet
+from mhfl_mq.train.loop import train_round
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.options import Handicap, TrainOptions
 from mhfl_mq.train.probe import probe_tier
-from mhfl_mq.train.steps.plain import Plain
+from mhfl_mq.train.steps import Job, Stepper, method_of
+from mhfl_mq.train.steps.fedepth import BlockStepper, FeDepth
+from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.task import Examples, load_task
+from tests.train.steps.block_nets import conv, head, plan_of, task_of
+from tests.train.steps.block_nets import data as series
+from tests.train.steps.federation import federate
 
 OPTIONS = TrainOptions(batch=16)
 
@@ -97,3 +106,166 @@ def test_a_tier_beyond_the_memory_or_with_an_error_does_not_run_here(models: Tas
     wrong = Examples(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(TrainingFailed, match="tier 'small': RuntimeError: mat1 and mat2"):
         probe_tier(Plain(), models, 0, wrong, OPTIONS)
+
+
+# ---- steps that differ ----------------------------------------------------------------------------------------
+
+
+class Work:
+    """A clock that goes on by a second with every step of an optimizer."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def __call__(self) -> float:
+        return float(self.steps)
+
+    def count(self, *_: object) -> None:
+        self.steps += 1
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    clock = Work()
+    handle = register_optimizer_step_post_hook(clock.count)
+    yield clock
+    handle.remove()
+
+
+def cost_of(name: str, numbers: Mapping[str, float], work: Work, *, steps: int = 20, tier: int = 0) -> probe.Cost:
+    here = federate(name, numbers, training=TrainOptions(steps=steps, batch=16))
+    data, options = here.models.task.device_data("a", None), here.options
+    return probe_tier(method_of(name), here.models, tier, data, options, numbers=here.algorithm.numbers, clock=work)
+
+
+@pytest.mark.parametrize("name", ["fedmd", "dsfl"])
+@pytest.mark.parametrize(("aligned", "steps", "usual"), [(0, 20, 1.0), (20, 20, 2.0), (20, 1, 21.0), (7, 28, 1.25)])
+def test_alignment_is_spread_over_the_steps_of_a_round(
+    name: str, aligned: int, steps: int, usual: float, work: Work
+) -> None:
+    cost = cost_of(name, {"align_steps": float(aligned)}, work, steps=steps)
+    assert cost.step_s == pytest.approx(usual)
+
+
+@pytest.mark.parametrize("name", ["fedmd", "dsfl"])
+def test_what_a_probe_tells_is_what_the_rounds_show(name: str, work: Work) -> None:
+    here = federate(name, {"align_steps": 30}, rounds=1)
+    told = cost_of(name, {"align_steps": 30}, work).step_s
+    job = here.job("a")
+    shown = train_round(method_of(name), job, clock=work).metrics["step_s"]
+    assert shown == pytest.approx(told)
+
+
+@pytest.mark.parametrize("name", ["fedmd", "dsfl"])
+def test_a_first_round_without_alignment_says_nothing_of_the_usual_step(name: str) -> None:
+    assert "step_s" not in federate(name).train("a").metrics
+
+
+def test_steps_one_after_the_other_need_the_memory_of_the_largest_and_not_of_all(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_resident", lambda field, reset_peak=False: 0)
+    none, one, many = (cost_of("fedmd", {"align_steps": k}, work).peak_bytes for k in (0.0, 1.0, 30.0))
+    assert one == many < none + 4096  # a minibatch of public examples and their rows
+
+
+class Wide(PlainStepper):
+    """The sixth step of a cycle, the last kind that its method says there is, is of five times the examples."""
+
+    kinds = 5
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.taken = 0
+
+    def loss(self, batch: Examples) -> Tensor:
+        times = 5 if self.taken == 5 else 1
+        loss = super().loss(Examples(batch.inputs.repeat(times, 1), batch.targets.repeat(times)))
+        self.taken += 1
+        return loss
+
+
+class Widening(Plain):
+    def begin(self, job: Job) -> Stepper:
+        return Wide(job)
+
+
+def test_the_last_kind_of_step_is_seen(models: TaskModels, data: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_resident", lambda field, reset_peak=False: 0)
+    usual, wide = (probe_tier(method, models, 2, data, OPTIONS).peak_bytes for method in (Plain(), Widening()))
+    assert wide > usual + 4 * 16 * 16 * 4
+
+
+def six(shape: object) -> nn.Module:
+    """Six blocks of which the fifth is the largest by far."""
+    large = nn.Sequential(nn.Conv1d(8, 64, 3, padding=1), nn.Conv1d(64, 64, 3, padding=1), nn.Conv1d(64, 8, 1))
+    blocks = [conv(8, 8) for _ in range(6)]
+    blocks[4] = large
+    return ExitNet(conv(2, 8), blocks, [head(8)])
+
+
+class Followed(FeDepth):
+    """FeDepth whose groups are noted as they learn."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[int]] = []
+
+    def begin(self, job: Job) -> Stepper:
+        groups: list[int] = []
+        self.rounds.append(groups)
+
+        class Noted(BlockStepper):
+            def step(self, batch: Examples) -> float:
+                loss = super().step(batch)
+                groups.append(self.group)
+                return loss
+
+        return Noted(job)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_every_group_of_blocks_is_measured(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_resident", lambda field, reset_peak=False: 0)
+    monkeypatch.setattr(probe, "BUDGET_S", 0.0)
+    tiers = (Tier("one at a time", 1.0, 1), Tier("all"))
+    models = TaskModels(task_of(six), tiers, plan_of("fedepth"))
+    method, options = Followed(), TrainOptions(steps=steps, batch=30)
+    cost = probe_tier(method, models, 0, series("a"), options)
+    whole = [seen for seen in method.rounds if len(seen) > 1]
+    assert whole == [[0, 0, 1, 2, 3, 4, 5]] * 3  # one is counted, two are timed
+    large = 4 * sum(array.numel() for array in models.build(0).module.get_submodule("blocks.4").parameters())
+    assert cost.peak_bytes > 4 * models.layout.total + 2 * large
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_the_usual_step_of_groups_is_their_mean_whatever_a_round_has_of_them(steps: int) -> None:
+    tiers = (Tier("one at a time", 1.0, 1), Tier("all"))
+    models = TaskModels(task_of(six), tiers, plan_of("fedepth"))
+    clock = Ticks()
+
+    class Slow(BlockStepper):
+        def step(self, batch: Examples) -> float:
+            loss = super().step(batch)
+            clock.now += self.group
+            return loss
+
+    class Slowly(FeDepth):
+        def begin(self, job: Job) -> Stepper:
+            return Slow(job)
+
+    cost = probe_tier(Slowly(), models, 0, series("a"), TrainOptions(steps=steps, batch=30), clock=clock)
+    assert cost.step_s == pytest.approx(0.1 + 2.5)
+
+
+def test_a_rehearsal_that_takes_long_is_timed_once(models: TaskModels, data: Examples) -> None:
+    """A first one is counted; so a probe ends after about two."""
+    seen = []
+
+    class Minutes(Ticks):
+        def __call__(self) -> float:
+            seen.append(self.now)
+            self.now += 10.0
+            return self.now
+
+    assert probe_tier(Plain(), models, 0, data, OPTIONS, clock=Minutes()).step_s == pytest.approx(10.0)
+    assert len(seen) == 2 * 5

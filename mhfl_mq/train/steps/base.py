@@ -30,6 +30,10 @@ class Job:
     `numbers` are all numbers of the offer. `luck` are whole numbers of the device's own that, with the options' seed
     and the round, start every random choice, so that a round is repeatable. `kept` is what the device kept of its last
     round (empty at first, and after a change of tier, layout or algorithm).
+
+    A `rehearsal` is for the probe, which measures what later rounds will cost: whatever a first round would spare is
+    done too. Its first step is like the second, and carries what is done once a round; the steps from the second on,
+    `Stepper.kinds` of them, are of all kinds, in the shares that they have in a round.
     """
 
     models: TaskModels
@@ -41,6 +45,7 @@ class Job:
     round_number: int
     luck: tuple[int, ...] = ()
     kept: Kept = field(default_factory=dict)
+    rehearsal: bool = False
 
     @property
     def seeds(self) -> np.random.SeedSequence:
@@ -54,15 +59,24 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The tier's vector to send (float32; see `TierModel.update`), what the device keeps, and numbers for people."""
+    """The tier's vector to send (float32; see `TierModel.update`), what the device keeps, and numbers for people.
+
+    `usual` is false for a round that spared work that others have: its steps say nothing about theirs.
+    """
 
     update: Vector
     kept: Kept = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    usual: bool = True
 
 
 class Stepper(Protocol):
     """The training of one round, as it goes on."""
+
+    @property
+    def kinds(self) -> int:
+        """Steps, one after the other, that show all that a step of a round may be: in fewer, some may be missed."""
+        ...
 
     def step(self, batch: Examples) -> float:
         """Learn from one minibatch; gives the loss before the step."""

@@ -36,7 +36,7 @@ class BlockStepper(PlainStepper):
         self.net = exit_net(self.module)
         blocks = len(self.net.blocks)
         self.at_once = min(job.models.tiers[job.tier].depth or blocks, blocks)
-        self.groups = -(-blocks // self.at_once)
+        self.kinds = self.groups = -(-blocks // self.at_once)
         self.trainable = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.shape = feature_shape(self.net, job.examples.inputs[:1]) if self.groups > 1 else ()
         self.taken = 0

@@ -21,7 +21,11 @@ class _Stepper(PersonalStepper):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._done = 0
-        self._head_steps = round(job.options.steps * job.numbers["head_share"])
+        steps, share = job.options.steps, job.numbers["head_share"]
+        self._head_steps = round(steps * share)
+        if job.rehearsal:  # the first step is one more of the second's part
+            others = round((steps - 1) * share)
+            self._head_steps = others + 1 if others else 0
 
     def step(self, batch: Examples) -> float:
         """One minibatch of the part whose turn it is."""

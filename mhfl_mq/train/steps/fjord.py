@@ -24,23 +24,31 @@ class FjORDStepper(PlainStepper):
 
     With `distil` the device's widest model learns from the labels in every minibatch, and the drawn one from its scores
     (temperature 1; nothing flows back into them). Velocity is that of the widest model: what a minibatch leaves out
-    still moves by its momentum, whether it is a channel or a block.
+    still moves by its momentum, whether it is a channel or a block. In a rehearsal each tier has its turn.
     """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self._models = SubModels(job.models, job.tier, self.module)
+        self.kinds = job.tier + 1
+        self._taken = 0
         self._chance = job.chance()
         self._distil = job.numbers.get("distil", 0.0) != 0
 
     def loss(self, batch: Examples) -> Tensor:
         """The loss of the tier that is drawn, or what it and the widest learn together."""
-        drawn = int(self._chance.integers(self.job.tier + 1))
+        drawn = self._draw()
         if drawn == self.job.tier or not self._distil:
             return self.task.loss(self._models.call(drawn, batch.inputs), batch.targets)
         widest = self.module(batch.inputs)
         learns = soft_cross_entropy(self._models.call(drawn, batch.inputs), torch.softmax(widest.detach(), dim=1))
         return self.task.loss(widest, batch.targets) + learns
+
+    def _draw(self) -> int:
+        if not self.job.rehearsal:
+            return int(self._chance.integers(self.job.tier + 1))
+        self._taken += 1
+        return max(self._taken - 2, 0) % self.kinds
 
     def step(self, batch: Examples) -> float:
         """One minibatch, with a gradient of 0 for every array that the drawn tier has not."""

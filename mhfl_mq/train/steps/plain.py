@@ -39,6 +39,9 @@ class Plain:
 class PlainStepper:
     """Gradient steps on one module. A method of its own overrides `loss`, and `finish` where it sends more."""
 
+    kinds: int = 4
+    """Enough for steps of two parts in turn; a method of more kinds says so itself."""
+
     def __init__(self, job: Job, model: TierModel | None = None) -> None:
         self.job = job
         self.task: Task = job.models.task

@@ -26,14 +26,15 @@ class AligningStepper(PersonalStepper):
     """Private training that begins with `align_steps` steps on public examples, towards the consensus.
 
     They are a part of the first step, so they are timed and slowed like it, and count in `steps`. Without a consensus
-    (the first round: the table is all zeros, which no model says) there are none.
+    (the first round: the table is all zeros, which no model says) there are none, except in a rehearsal.
     """
 
     def __init__(self, job: Job, align_steps: float) -> None:
         super().__init__(job)
         self.consensus = torch.from_numpy(self.model.own[LOGITS].copy())
         self.public = public_of(job.models)
-        self.due = int(align_steps) if self.consensus.any() else 0
+        self.spared = not self.consensus.any() and not job.rehearsal
+        self.due = 0 if self.spared else int(align_steps)
         self.aligned = 0
 
     def says(self, scores: Tensor) -> Tensor:
@@ -55,7 +56,8 @@ class AligningStepper(PersonalStepper):
         self.model.own[LOGITS][:] = self.says(outputs_of(self.module, self.public)).numpy()
         steps = float(self.job.options.steps + self.aligned)
         metrics = {"steps": steps, "align_steps": float(self.aligned)}
-        return Finished(self.model.update(self.job.base), keep(self.model, self.private), metrics)
+        update, kept = self.model.update(self.job.base), keep(self.model, self.private)
+        return Finished(update, kept, metrics, usual=not self.spared)
 
     def _align(self) -> None:
         chosen = batches(len(self.public), self.job.options.batch, self.job.chance())

@@ -25,7 +25,7 @@ class ScaleStepper(PlainStepper):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.net = exit_net(self.module)
-        begun = job.round_number > job.numbers.get("distil_after", DISTIL_AFTER.default)
+        begun = job.rehearsal or job.round_number > job.numbers.get("distil_after", DISTIL_AFTER.default)
         self.distil = job.numbers.get("distil", DISTIL.default) if begun else 0.0
         self.temperature = job.numbers.get("temperature", TEMPERATURE.default)
 

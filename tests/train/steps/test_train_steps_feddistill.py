@@ -59,6 +59,14 @@ def test_the_loss_is_the_tasks_and_gamma_times_the_distance_to_the_row_of_the_cl
     assert float(stepper.loss(job.examples).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_in_a_rehearsal_the_distance_is_computed_before_anybody_told_anything() -> None:
+    job = replace(federate("feddistill", {"gamma": 0.7}).job("a"), rehearsal=True)
+    stepper = FedDistillStepper(job)
+    scores = stepper.module(job.examples.inputs)
+    expected = cross_entropy(scores, job.examples.targets) + 0.7 * scores.square().mean()
+    assert float(stepper.loss(job.examples).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
 def test_t8_a_class_that_nobody_has_told_of_has_no_distance() -> None:
     federation = federate("feddistill")
     federation.round("a")  # has the classes 0 and 1

@@ -58,6 +58,16 @@ def test_every_tier_up_to_the_devices_own_is_drawn_alike_and_repeatably() -> Non
     assert set(draws(federation, 0)) == {0}
 
 
+@pytest.mark.parametrize("tier", [0, 1, 2])
+def test_in_a_rehearsal_every_tier_has_its_turn_after_the_first_step(tier: int) -> None:
+    federation = Federation("fjord")
+    base = federation.models.layout.take(federation.first(), tier).copy()
+    found = Counted(Job(federation.models, tier, base, data(3), federation.training, {}, 1, rehearsal=True))
+    for _ in range(1 + found.kinds):
+        found.step(data(3, 8))
+    assert found.drawn == [0, *range(tier + 1)]
+
+
 def test_a_soft_target_that_is_certain_is_the_cross_entropy() -> None:
     scores, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     sure = nn.functional.one_hot(targets, 3).float()

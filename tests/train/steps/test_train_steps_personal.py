@@ -1,6 +1,7 @@
 """FedPer, FedRep and LG-FedAvg on the device: what travels, what stays, which part a step moves."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_fedrep_trains_the_head_on_the_body_as_it_came_and_then_the_body_on_that
         head = any(not np.array_equal(before.kept[name], after.kept[name]) for name in before.kept)
         moved.append((head, body))
     assert moved == [(True, False)] * 4 + [(False, True)] * 4
+
+
+@pytest.mark.parametrize(("share", "heads"), [(0.0, 0), (0.1, 0), (0.25, 2), (0.5, 3), (0.75, 4), (1.0, 5)])
+def test_in_a_rehearsal_the_steps_after_the_first_are_of_both_parts_in_their_shares(share: float, heads: int) -> None:
+    models = models_of("fedrep")
+    usual = job("fedrep", models, 1, models.initial(3))
+    todo = replace(usual, options=replace(OPTIONS, steps=5), numbers={"head_share": share}, rehearsal=True)
+    stepper = method_of("fedrep").begin(todo)
+    moved = []
+    for _ in range(5):
+        before = stepper.finish().kept
+        stepper.step(data("a", 16))
+        after = stepper.finish().kept
+        moved.append(any(not np.array_equal(before[name], after[name]) for name in before))
+    assert moved == [True] * heads + [False] * (5 - heads)
 
 
 def federate(name: str, rounds: int) -> tuple[float, float, Mapping[str, Kept]]:

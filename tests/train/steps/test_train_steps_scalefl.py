@@ -1,5 +1,7 @@
 """ScaleFL on devices: the loss, what a tier answers, and a small federation of widths and depths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,13 @@ def test_later_exits_count_more_and_the_last_teaches_from_its_round_on(
         expected = expected + (j + 1) * own
     count = len(scores)
     torch.testing.assert_close(stepper.loss(batch), expected / (count * (count + 1) / 2))
+
+
+def test_a_rehearsal_teaches_from_the_first_step(models: TaskModels) -> None:
+    """What is measured is what a step costs in the end."""
+    job = stepper_of(models, 2, distil_after=5.0, distil=0.4).job
+    late = ScaleStepper(replace(job, round_number=6)).loss(data("b"))
+    torch.testing.assert_close(ScaleStepper(replace(job, rehearsal=True)).loss(data("b")), late)
 
 
 def test_the_exit_that_teaches_gets_no_gradient_for_it(models: TaskModels) -> None:
