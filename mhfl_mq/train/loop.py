@@ -29,7 +29,7 @@ class Trained:
 
     `weight` is the number of examples behind it: what it counts is the aggregator's to say. The metric `step_s` is the
     usual step's seconds as a probe would tell them (see `usual_step`). It is left out where a round cannot tell: one of
-    fewer steps than 3 or than the method has kinds of, and one that spared work which other rounds have.
+    fewer than 3 steps, and one that was not as rounds usually are (`Finished.usual`).
     """
 
     update: Vector
@@ -86,7 +86,7 @@ def train_round(
         "steps": float(len(losses)),
         **finished.metrics,
     }
-    if finished.usual and len(taken) >= max(_TELLING, stepper.kinds):
+    if finished.usual and len(taken) >= _TELLING:
         metrics["step_s"] = usual_step(taken) * handicap.slowdown
     for kind, examples in (("own", own_test), ("common", common_test)):
         if examples is not None and len(examples):
@@ -95,14 +95,13 @@ def train_round(
 
 
 def usual_step(taken: Sequence[float]) -> float:
-    """Mean seconds of a round's steps (at least 2), with what is done once a round, in the first step, spread over all.
+    """Mean seconds of a round's steps, with what is done once a round, in the first step, spread over all.
 
-    A hiccup of the machine is no usual step: no step after the first counts for more than half a round of median ones,
-    so one alone never makes the mean twice what it is.
+    A hiccup of the machine is no usual step, and a probe does not tell it: a step after the first counts as the median
+    of itself and its neighbours. Steps of another kind stay in the mean where two or more of them follow each other.
     """
-    first, *others = taken
-    most = len(taken) / 2 * statistics.median_low(others)
-    return statistics.fmean([first, *(min(one, most) for one in others)])
+    others = (statistics.median_low(taken[at - 1 : at + 2]) for at in range(1, len(taken)))
+    return statistics.fmean([taken[0], *others])
 
 
 def shard_luck(shard: str) -> tuple[int, ...]:

@@ -147,22 +147,23 @@ def test_the_usual_step_has_its_share_of_what_is_done_once_a_round(models: TaskM
 
 
 def test_a_round_that_cannot_tell_the_usual_step_says_nothing_of_it(models: TaskModels) -> None:
-    """Too few steps to see all their kinds, or a first round that spared what the others have."""
-    for few in (1, 2, 3):
-        assert "step_s" not in timed(models, [50.0, 1.0, 1.0][:few]).metrics
-    assert "step_s" in timed(models, [1.0] * 4).metrics
+    """One of one or two steps, or one that was not as others are."""
+    for few in (1, 2):
+        assert "step_s" not in timed(models, [50.0] * few).metrics
+    assert "step_s" in timed(models, [1.0] * 3).metrics
     assert "step_s" not in timed(models, [1.0] * 4, usual=False).metrics
 
 
 @given(st.integers(3, 60), st.data())
-def test_one_hiccup_never_makes_a_usual_step_twice_as_long(steps: int, data: st.DataObject) -> None:
+def test_one_hiccup_is_no_usual_step(steps: int, data: st.DataObject) -> None:
     taken = [1.0] * steps
     taken[data.draw(st.integers(1, steps - 1))] = data.draw(st.floats(1.0, 1e6))
-    assert 1.0 <= usual_step(taken) < 1.5
+    assert usual_step(taken) == 1.0
 
 
 def test_steps_of_several_kinds_count_by_their_mean() -> None:
-    assert usual_step([1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 6.0, 6.0, 6.0]) == pytest.approx(3.0)
+    assert usual_step([1.0, 1.0, 2.0, 2.0, 6.0, 6.0, 3.0, 3.0]) == pytest.approx(3.0)
+    assert usual_step([6.0, 6.0, 1.0, 1.0]) == pytest.approx(3.5)
 
 
 @given(count=st.integers(1, 40), size=st.integers(1, 50), seed=st.integers(0, 99))

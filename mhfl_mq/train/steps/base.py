@@ -61,7 +61,8 @@ class Job:
 class Finished:
     """The tier's vector to send (float32; see `TierModel.update`), what the device keeps, and numbers for people.
 
-    `usual` is false for a round that spared work that others have: its steps say nothing about theirs.
+    `usual` is false for a round whose steps say nothing about those of others: it spared work that others have, or had
+    too few steps of some kind.
     """
 
     update: Vector

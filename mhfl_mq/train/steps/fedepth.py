@@ -4,12 +4,14 @@ What a frozen block computes costs no memory that lasts, and what is not trained
 optimizer's state. So a tier of d of n blocks needs about d/n of a training's memory, and the weights of all.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from mhfl_mq.families.sharing.fedepth import group_of
 from mhfl_mq.train.links import feature_shape, link
-from mhfl_mq.train.steps.base import Job, Stepper
+from mhfl_mq.train.steps.base import Finished, Job, Stepper
 from mhfl_mq.train.steps.exit_scores import exit_net
 from mhfl_mq.train.steps.plain import Plain, PlainStepper, make_optimizer
 from mhfl_mq.train.task import Examples
@@ -61,6 +63,10 @@ class BlockStepper(PlainStepper):
             self._enter(group)
         self.taken += 1
         return super().step(batch)
+
+    def finish(self) -> Finished:
+        """The delta. Only a round of two steps or more of each group tells what a usual step costs."""
+        return replace(super().finish(), usual=self.groups == 1 or self.job.options.steps >= 2 * self.groups)
 
     def score(self, examples: Examples) -> float:
         """The task's metric of the full model as it is now."""

@@ -1,14 +1,20 @@
 """Ordered dropout: one width for each minibatch, drawn among those that the device can hold."""
 
+from dataclasses import replace
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
-from mhfl_mq.train.steps.base import Job, Stepper
+from mhfl_mq.train.steps.base import Finished, Job, Stepper
 from mhfl_mq.train.steps.plain import Plain, PlainStepper
 from mhfl_mq.train.submodel import SubModels
 from mhfl_mq.train.task import Examples
 
 __all__ = ["FjORD", "soft_cross_entropy"]
+
+FEWEST: Final = 4
+"""Steps for each tier that may be drawn, from which on a round shows about what all rounds cost."""
 
 
 class FjORD(Plain):
@@ -43,6 +49,10 @@ class FjORDStepper(PlainStepper):
         widest = self.module(batch.inputs)
         learns = soft_cross_entropy(self._models.call(drawn, batch.inputs), torch.softmax(widest.detach(), dim=1))
         return self.task.loss(widest, batch.targets) + learns
+
+    def finish(self) -> Finished:
+        """The delta. Of few steps chance alone may make a round twice as long as another."""
+        return replace(super().finish(), usual=self.kinds == 1 or self.job.options.steps >= FEWEST * self.kinds)
 
     def _draw(self) -> int:
         if not self.job.rehearsal:

@@ -179,6 +179,15 @@ def test_in_a_round_of_fewer_steps_than_groups_the_others_come_next(models: Task
     assert seen == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("steps", "tells"), [(3, (False, False, True)), (5, (False, True, True)), (6, (True,) * 3)])
+def test_a_round_of_less_than_two_steps_of_each_group_says_nothing_of_the_usual_one(
+    models: TaskModels, steps: int, tells: tuple[bool, ...]
+) -> None:
+    options = TrainOptions(steps=steps)
+    told = ["step_s" in train_round(FeDepth(), job_of(models, tier, options)).metrics for tier in range(3)]
+    assert tuple(told) == tells
+
+
 # ---- blocks of several sizes ----------------------------------------------------------------------------------
 
 

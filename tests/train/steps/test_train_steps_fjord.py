@@ -68,6 +68,14 @@ def test_in_a_rehearsal_every_tier_has_its_turn_after_the_first_step(tier: int) 
     assert found.drawn == [0, *range(tier + 1)]
 
 
+@pytest.mark.parametrize(("tier", "steps", "tells"), [(0, 3, True), (1, 7, False), (1, 8, True), (2, 11, False)])
+def test_a_round_of_few_draws_says_nothing_of_the_usual_step(tier: int, steps: int, tells: bool) -> None:
+    federation = Federation("fjord")
+    base = federation.models.layout.take(federation.first(), tier).copy()
+    job = Job(federation.models, tier, base, data(3), TrainOptions(steps=steps, batch=8), {}, 1)
+    assert FjORDStepper(job).finish().usual is tells
+
+
 def test_a_soft_target_that_is_certain_is_the_cross_entropy() -> None:
     scores, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     sure = nn.functional.one_hot(targets, 3).float()
