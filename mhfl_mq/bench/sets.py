@@ -118,6 +118,7 @@ _SERIES: Final[Mapping[Kind, tuple[Tier, ...]]] = {
         Tier("large", 1.0, architecture="dilated"),
     ),
 }
+_GATEWAYS: Final = (Tier("small", 0.03125), Tier("medium", 0.25), Tier("large", 1.0))
 _PICTURE: Final = (Tier("small", 0.0625), Tier("medium", 0.25), Tier("large", 1.0))
 _TRAINING: Final = {"steps": 20.0, "rate": 0.01, "adam": 1.0}
 
@@ -129,6 +130,16 @@ SETS: Final[Mapping[str, DataSet]] = {
             title="Wind farm, power band from two hours of wind (a table of wind speed alone reaches 0.862)",
             source="wind",
             tiers=_SERIES,
+            options={**_TRAINING, "batch": 64.0, "decay": 0.93},
+            rounds=30,
+            devices=12,
+            target=0.8,
+        ),
+        DataSet(
+            name="wind-gateways",
+            title="The same wind farm, where the smallest class of devices holds 2 of 64 channels",
+            source="wind",
+            tiers={**_SERIES, Kind.WIDTH: _GATEWAYS, Kind.SERVER: _GATEWAYS},
             options={**_TRAINING, "batch": 64.0, "decay": 0.93},
             rounds=30,
             devices=12,

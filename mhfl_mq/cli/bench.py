@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-QUICK_ROUNDS: Final = 8
+QUICK_ROUNDS: Final = 14
 QUICK_DEVICES: Final = 8
 QUICK_ALGORITHMS: Final = ("heterofl", "slimmable", "depthfl")
 QUICK_CASE: Final = "computation"
+QUICK_DATA: Final = "wind-gateways"
+USUAL_DATA: Final = "wind"
 
 
 def _names(_ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -47,7 +49,7 @@ def _seeds(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 @click.command()
 @click.option("--algorithms", callback=_names, help="Which, with commas between them (default: all).")
 @click.option("--constraints", "cases", callback=_names, help="What binds the devices (default: all cases).")
-@click.option("--data", callback=_names, default="wind", show_default=True, help="Data sets.")
+@click.option("--data", callback=_names, help=f"Data sets.  [default: {USUAL_DATA}; {QUICK_DATA} with --quick]")
 @click.option("--seeds", callback=_seeds, default="0,1,2", show_default=True, help="Seeds: 0,1,2 or 0..4.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of each run (default: the data set's).")
 @click.option("--devices", type=click.IntRange(2, 1000), help="How many devices (default: the data set's).")
@@ -76,7 +78,7 @@ def _seeds(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 def command(
     algorithms: tuple[str, ...] | None,
     cases: tuple[str, ...] | None,
-    data: tuple[str, ...],
+    data: tuple[str, ...] | None,
     seeds: tuple[int, ...],
     rounds: int | None,
     devices: int | None,
@@ -124,7 +126,7 @@ def command(
 def _matrix(
     algorithms: Sequence[str] | None,
     cases: Sequence[str] | None,
-    data: Sequence[str],
+    data: Sequence[str] | None,
     seeds: tuple[int, ...],
     rounds: int | None,
     devices: int | None,
@@ -148,7 +150,7 @@ def _matrix(
     bound = pick("constraint", cases or ([QUICK_CASE] if quick else list(constraints())), tuple(constraints()))
     plans = {
         name: _plan(SETS[name], rounds, devices, cohort, quick, folder, validation)
-        for name in pick("data set", data, list(SETS))
+        for name in pick("data set", data or [QUICK_DATA if quick else USUAL_DATA], list(SETS))
     }
     return Matrix(methods, bound, seeds, plans)
 

@@ -63,7 +63,7 @@ def test_quick_is_short_and_options_win_over_it(mhfl: Any, asked: list[Matrix], 
     (matrix,) = asked
     assert matrix.methods == ("heterofl", "slimmable", "depthfl")
     assert matrix.constraints == ("computation",)
-    assert (matrix.plans["wind"].rounds, matrix.plans["wind"].devices) == (2, 8)
+    assert (matrix.plans["wind-gateways"].rounds, matrix.plans["wind-gateways"].devices) == (2, 8)
 
 
 def test_cells_that_failed_are_the_exit_code(mhfl: Any, asked: list[Matrix], tmp_path: Path) -> None:
