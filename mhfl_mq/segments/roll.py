@@ -8,7 +8,6 @@ devices of a round train the same window, and nothing about it is sent.
 
 import itertools
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -16,22 +15,10 @@ from mhfl_mq.errors import LocalMisuse
 from mhfl_mq.segments.layout import Box, Layout, Parameter
 from mhfl_mq.segments.pack import Vector
 
-__all__ = ["Rollable", "next_steps", "rolled"]
+__all__ = ["next_steps", "rolled"]
 
 
-class Rollable(Protocol):
-    """What a layout says of rolling."""
-
-    @property
-    def groups(self) -> Mapping[str, tuple[int, ...]]:
-        """Group -> how many channels each tier has; the last is how many there are."""
-
-    @property
-    def rolls(self) -> Mapping[str, int]:
-        """Group -> the fewest channels that it may be rolled by; it may be by their multiples. Others may not be."""
-
-
-def next_steps(layout: Rollable, step: int = 1) -> dict[str, int]:
+def next_steps(layout: Layout, step: int = 1) -> dict[str, int]:
     """How many channels each group is rolled by from one version to the next: `step` times what it may be rolled by.
 
     The published rule is one channel a round, in all layers alike, around the end: the window of round r starts at
