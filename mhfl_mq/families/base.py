@@ -115,7 +115,7 @@ class Algorithm(Protocol):
 class Averaging:
     """What most algorithms are at the aggregator: the weighted mean, coordinate by coordinate, over who holds it.
 
-    A subclass gives `ABOUT`, and what differs. `own` are the numbers of the policy, complete.
+    A subclass gives `ABOUT`, and what differs. `numbers` are its own options, complete.
     """
 
     ABOUT: ClassVar[About]

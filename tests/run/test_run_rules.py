@@ -9,9 +9,9 @@ import pytest
 from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.families.plan import Cut, Own, Plan
 from mhfl_mq.families.sharing.heterofl import HeteroFL
-from mhfl_mq.policy import Algorithm, Communication, Policy, Tier
+from mhfl_mq.policy import Algorithm, Budget, Communication, Policy, Tier
 from mhfl_mq.protocol.rules import Upload
-from mhfl_mq.run.rules import PolicyDecider, algorithm_of, rules_of
+from mhfl_mq.run.rules import PolicyDecider, algorithm_of, choice_of, rules_of
 from mhfl_mq.segments import Axis, Layout, Parameter
 from mhfl_mq.segments import Tier as LayoutTier
 from mhfl_mq.wire.messages import Capability, ProbeResult, TierSpec
@@ -120,3 +120,32 @@ def test_the_head_says_which_tiers_model_is_the_better_one_where_somebody_can_kn
     assert apart.best(better) == ()
     kept = PolicyDecider(Policy("p", tiers, Algorithm("fedmd")), (10, 10), random.Random(0), holds=((0,), (0,)))
     assert kept.best(better) == ()
+
+
+@pytest.mark.parametrize(
+    ("budget", "tiers", "algorithm", "why"),
+    [
+        (Budget(step_s=1.0), ((0.5, 0), (1.0, 0)), "slimmable", "computation binds"),
+        (Budget(transfer_s=1.0), ((1.0, 1), (1.0, 2)), "depthfl", "communication binds"),
+        (Budget(memory_bytes=10), ((1.0, 1), (1.0, 0)), "fedepth", "memory binds"),
+        (Budget(memory_bytes=10), ((0.5, 0), (1.0, 0)), "fjord", "memory binds"),
+        (Budget(step_s=1.0, memory_bytes=10), ((0.5, 1), (1.0, 2)), "scalefl", "several budgets bind"),
+        (Budget(), ((1.0, 0),), "fedavg", "one tier"),
+    ],
+)
+def test_auto_picks_by_what_the_budgets_bind_and_says_why(
+    budget: Budget, tiers: tuple[tuple[float, int], ...], algorithm: str, why: str
+) -> None:
+    named = tuple(Tier(f"t{k}", width, depth, budget) for k, (width, depth) in enumerate(tiers))
+    chosen = choice_of(Policy("p", named, Algorithm("auto")))
+    assert chosen is not None
+    assert (chosen.algorithm, why in chosen.why) == (algorithm, True)
+    assert algorithm_of(Policy("p", named, Algorithm("auto"))).about.name == algorithm
+
+
+def test_auto_takes_prototypes_where_tiers_are_unrelated_models_and_says_nothing_where_a_policy_names_one() -> None:
+    foreign = (Tier("a", 1.0, architecture="mlp"), Tier("b", 1.0, architecture="lstm"))
+    chosen = choice_of(Policy("p", foreign, Algorithm("auto")))
+    assert chosen is not None
+    assert chosen.algorithm == "fedproto"
+    assert choice_of(Policy("p", foreign, Algorithm("fedmd"))) is None
