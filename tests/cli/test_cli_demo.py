@@ -116,3 +116,13 @@ def test_work_that_is_not_interrupted_gives_its_result_or_its_error() -> None:
     assert run_interruptible(_seven()) == 7
     with pytest.raises(MhflError, match="x"):
         run_interruptible(_fails())
+
+
+async def test_unrelated_models_have_no_baseline_of_sizes_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    from mhfl_mq.cli.demo.command import _baselines
+    from mhfl_mq.policy import Algorithm, Policy, Tier
+
+    tiers = (Tier("mlp", 1.0, architecture="mlp"), Tier("lstm", 1.0, architecture="lstm"))
+    for name in ("fedproto", "fedgroups"):
+        assert await _baselines(Policy("p", tiers, Algorithm(name)), [], {}, 3, None, 0) == {}
+        assert f"the tiers of {name} are no sizes of one model" in capsys.readouterr().err

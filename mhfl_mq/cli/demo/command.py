@@ -16,8 +16,9 @@ from mhfl_mq.cli.output import Progress, print_table, say
 from mhfl_mq.cli.policies import read_installed_policy
 from mhfl_mq.cli.signals import run_interruptible
 from mhfl_mq.errors import ConfigError
+from mhfl_mq.families import Cut, Evaluated
 from mhfl_mq.policy import Policy
-from mhfl_mq.run.rules import tier_metrics
+from mhfl_mq.run.rules import algorithm_of, tier_metrics
 from mhfl_mq.run.training import subject_of
 from mhfl_mq.store.files import explained
 from mhfl_mq.store.view import open_view
@@ -115,6 +116,10 @@ def _members(count: int, here: ProbeReport) -> list[DemoDevice]:
 async def _baselines(
     rules: Policy, members: list[DemoDevice], tiers: dict[str, int], rounds: int, data: Path | None, seed: int
 ) -> dict[str, float]:
+    algorithm = algorithm_of(rules)
+    if algorithm.evaluated is Evaluated.DEVICES or algorithm.plan.cut is Cut.APART:
+        say(f"the tiers of {algorithm.about.name} are no sizes of one model: `mhfl bench` compares it with others")
+        return {}
     participants = [Participant(device.shard, tiers[device.name]) for device in members if device.name in tiers]
     subject = subject_of(rules)
     subject = replace(subject, options={**subject.options, "seed": float(seed)})
