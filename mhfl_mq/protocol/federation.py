@@ -357,9 +357,8 @@ class FederationMachine:
             reason = f"round {ready.round} was never offered"
             noted = self._note(device, "refuse", entries.update_refused(ready.round, device, reason))
             return [*noted, Tell(device, Receipt(ready.round, Verdict.REFUSED, reason))]
-        if (
-            ready.round == self._used[0] and device in self._used[1]
-        ):  # its receipt was lost: it must know that it counted
+        used, members = self._used
+        if ready.round == used and device in members:  # its receipt was lost: it must know that it counted
             return [Tell(device, Receipt(ready.round, Verdict.DUPLICATE, ""))]
         noted = self._note(device, "late", entries.update_late(ready.round, device))
         return [*noted, Tell(device, Receipt(ready.round, Verdict.LATE, f"round {ready.round} is over"))]

@@ -17,7 +17,7 @@ from mhfl_mq.train.derive.arrays import aliases_of, layout_arrays
 from mhfl_mq.train.derive.forward import Sample, run_model, tensors_in
 from mhfl_mq.train.derive.invent import invent_sample
 
-__all__ = ["Head", "Parts", "find_head", "find_heads", "parts_of", "split"]
+__all__ = ["Head", "Parts", "find_head", "parts_of", "split"]
 
 _SAY: Final = "name the module whose output is one score per class, and that runs once: Task(head=...)"
 
@@ -65,19 +65,6 @@ def find_head(model: nn.Module, sample: Tensor | Sample | None = None, name: str
         what = f"its output is {tuple(gave.shape)}, but the model's is {tuple(scores.shape)}"
         raise TaskError(what, where=_where(found), remedy=_SAY)
     return Head(found, given[0].numel(), gave.shape[1])
-
-
-def find_heads(models: Sequence[nn.Module], sample: Tensor | Sample | None = None, name: str = "") -> tuple[Head, ...]:
-    """The head of every tier's model; raises `TaskError` also when they do not know the same classes."""
-    heads = tuple(find_head(model, sample, name) for model in models)
-    classes = [head.classes for head in heads]
-    if len(set(classes)) > 1:
-        raise TaskError(
-            f"the models of the tiers give {classes} scores per example",
-            where=_where(heads[0].name),
-            remedy="let the factory give every tier the same classes",
-        )
-    return heads
 
 
 def parts_of(model: nn.Module, head: Head) -> Parts:

@@ -8,10 +8,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from mhfl_mq.errors import LayoutError, TaskError
+from mhfl_mq.families import Cut, Plan
+from mhfl_mq.segments import Tier
 from mhfl_mq.train import wind
 from mhfl_mq.train.derive import TierShape, layout_arrays
 from mhfl_mq.train.exits import ExitNet
-from mhfl_mq.train.parts import Head, find_head, find_heads, parts_of, split
+from mhfl_mq.train.layouts import Sizes
+from mhfl_mq.train.parts import Head, find_head, parts_of, split
+from mhfl_mq.train.task import Examples, Task
 
 SAMPLE = torch.rand(3, 4)
 
@@ -70,14 +74,16 @@ def test_the_tasks_own_name_counts_and_may_be_of_several_layers() -> None:
 
 def test_every_tier_has_its_own_size_of_features_and_the_same_classes() -> None:
     tiers = [wind.model(TierShape(width)) for width in (1 / 16, 1 / 4, 1.0)]
-    assert find_heads(tiers, wind.sample()) == (Head("head", 4, 5), Head("head", 16, 5), Head("head", 64, 5))
+    found = [find_head(tier, wind.sample()) for tier in tiers]
+    assert found == [Head("head", 4, 5), Head("head", 16, 5), Head("head", 64, 5)]
 
 
 def test_a_network_with_exits_has_the_head_of_its_last_block() -> None:
     def build(depth: int) -> nn.Module:
         return ExitNet(nn.Linear(4, 6), [nn.ReLU() for _ in range(depth)], [nn.Linear(6, 5) for _ in range(depth)])
 
-    assert find_heads([build(1), build(3)], SAMPLE) == (Head("heads.0", 6, 5), Head("heads.2", 6, 5))
+    assert find_head(build(1), SAMPLE) == Head("heads.0", 6, 5)
+    assert find_head(build(3), SAMPLE) == Head("heads.2", 6, 5)
 
 
 def test_without_a_sample_one_is_made_up() -> None:
@@ -243,8 +249,15 @@ def test_a_layer_that_does_not_make_the_models_own_scores_is_refused() -> None:
 
 
 def test_tiers_that_know_other_classes_are_refused() -> None:
-    with pytest.raises(TaskError, match=r"^head '3': the models of the tiers give \[5, 4\] scores per example"):
-        find_heads([mlp(), mlp(classes=4)], SAMPLE)
+    task = Task(
+        "t",
+        lambda shape: mlp(classes=4 if shape.width < 1 else 5),
+        lambda _shard, _folder: Examples(SAMPLE, torch.zeros(3)),
+        sample=lambda: SAMPLE,
+    )
+    sizes = Sizes(task, (Tier("small", 0.5), Tier("large")), Plan(cut=Cut.APART))
+    with pytest.raises(LayoutError, match="differ in classes: small 4, large 5"):
+        _ = sizes.classes
 
 
 def test_a_sample_that_the_model_does_not_take_is_told_with_the_layer() -> None:
