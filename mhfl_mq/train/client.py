@@ -232,8 +232,23 @@ class Worker:
             self._child.kill()
 
     async def close(self) -> None:
-        """End the child and wait for its end. No job can be done any more."""
+        """End the child and wait for its end. No job can be done any more.
+
+        Who is cancelled meanwhile waits all the same: an event loop that ends before the child does complains of it.
+        """
         self._closed = True
+        closing = asyncio.create_task(self._close())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait({closing})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self) -> None:
         if self._busy.locked():
             self.cancel()
         async with self._busy:

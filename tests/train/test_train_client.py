@@ -210,6 +210,18 @@ async def test_start_says_at_once_that_a_task_does_not_exist() -> None:
         await Worker.start("wint")
 
 
+async def test_who_is_cancelled_while_closing_waits_for_the_childs_end_all_the_same(toy: str) -> None:
+    worker = await Worker.start(toy)
+    pid = worker.pid
+    closing = asyncio.create_task(worker.close())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not Path(f"/proc/{pid}").exists()
+
+
 async def test_a_closed_worker_does_no_jobs(toy: str, tiers: Sequence[Tier]) -> None:
     worker = await Worker.start(toy)
     pid = worker.pid
