@@ -75,7 +75,8 @@ class EmbeddedBroker:
         """Start a broker that keeps its state in `folder`; blocks until it listens (about 0.1 s).
 
         `durable`: its state survives `kill -9`. mosquitto pays for that with a write of its whole state and a
-        wait for the disk at each change; for measurements, or where a restart may forget, say no.
+        wait for the disk at each change; for measurements, or where a restart may forget, say no. It answers a
+        publisher some 0.1 ms before that write: what it acknowledged last may still be lost.
         Raises `ConfigError` for a port in use or when no broker program is found, `StoreLocked` when another broker
         uses the folder, `StoreError` when the folder cannot be used, `TransportError` when the program does not come
         up.
