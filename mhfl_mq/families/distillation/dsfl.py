@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mhfl_mq.families.base import About, Averaging, Evaluated, Family
-from mhfl_mq.families.distillation.fedmd import ALIGN_STEPS, LOGITS
+from mhfl_mq.families.distillation.fedmd import ALIGNING, LOGITS
 from mhfl_mq.families.numbers import Number
 from mhfl_mq.families.plan import Cut, Plan, Shares
 from mhfl_mq.families.rewrite import Out, mean_of, write_range
@@ -36,7 +36,7 @@ class DSFL(Averaging):
     PLAN: ClassVar[Plan] = Plan(cut=Cut.APART, shares=Shares.NOTHING, own=(LOGITS,), public=True)
     EVALUATED: ClassVar[Evaluated] = Evaluated.DEVICES
     NUMBERS: ClassVar[Mapping[str, Number]] = {
-        "align_steps": ALIGN_STEPS,
+        **ALIGNING,
         "temperature": Number(0.1, 0.01, 10.0, "of the softmax that sharpens the mean: below 1 it gets surer"),
     }
 

@@ -1,7 +1,9 @@
 """FedMD: models of any kind teach each other by the mean of their logits on public examples.
 
 Li, Wang: FedMD, 2019. Each device keeps its model, digests the mean and then revisits its private data. The paper
-first trains every model on the labelled public set; here nothing is asked of the public examples' labels.
+first trains every model to convergence, on the labelled public set and then on its private data. Here nothing is asked
+of the public examples' labels, and `warmup_rounds` are on private data alone: models that have learnt nothing yet
+would learn from each other to say nothing.
 """
 
 from collections.abc import Mapping
@@ -14,11 +16,14 @@ from mhfl_mq.families.plan import Cut, Own, Plan, Shares
 from mhfl_mq.families.rewrite import Out, mean_of, write_range
 from mhfl_mq.segments import Accumulator, Layout, Source
 
-__all__ = ["ALIGN_STEPS", "LOGITS", "FedMD"]
+__all__ = ["ALIGNING", "LOGITS", "FedMD"]
 
 LOGITS: Final = Own("logits", ("public", "classes"))
-ALIGN_STEPS: Final = Number(20, 0, 1_000_000, "steps towards the consensus at the begin of a round", whole=True)
-"""The paper's: an epoch over 5000 examples in batches of 256."""
+ALIGNING: Final[Mapping[str, Number]] = {
+    # The paper's: an epoch over 5000 examples in batches of 256.
+    "align_steps": Number(20, 0, 1_000_000, "steps towards the consensus at the begin of a round", whole=True),
+    "warmup_rounds": Number(0, 0, 1_000_000, "rounds of private training before the first such steps", whole=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class FedMD(Averaging):
     )
     PLAN: ClassVar[Plan] = Plan(cut=Cut.APART, shares=Shares.NOTHING, own=(LOGITS,), public=True)
     EVALUATED: ClassVar[Evaluated] = Evaluated.DEVICES
-    NUMBERS: ClassVar[Mapping[str, Number]] = {"align_steps": ALIGN_STEPS}
+    NUMBERS: ClassVar[Mapping[str, Number]] = ALIGNING
 
     def finalize(self, total: Accumulator, layout: Layout, head: Source, out: Out) -> None:
         """The mean of what was sent; the head's stays where nothing was."""

@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from mhfl_mq.families.distillation.dsfl import DSFL
 from mhfl_mq.train.steps.base import Job, Stepper
 from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.public import AligningStepper
@@ -16,7 +15,7 @@ class SemiSupervised(Personal):
 
     def begin(self, job: Job) -> Stepper:
         """Go on with the device's own model."""
-        return DSFLStepper(job, job.numbers.get("align_steps", DSFL.NUMBERS["align_steps"].default))
+        return DSFLStepper(job)
 
 
 class DSFLStepper(AligningStepper):

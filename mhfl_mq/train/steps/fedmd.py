@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from mhfl_mq.families.distillation.fedmd import FedMD
 from mhfl_mq.train.steps.base import Job, Stepper
 from mhfl_mq.train.steps.personal import Personal
 from mhfl_mq.train.steps.public import AligningStepper
@@ -16,7 +15,7 @@ class DigestAndRevisit(Personal):
 
     def begin(self, job: Job) -> Stepper:
         """Go on with the device's own model."""
-        return FedMDStepper(job, job.numbers.get("align_steps", FedMD.NUMBERS["align_steps"].default))
+        return FedMDStepper(job)
 
 
 class FedMDStepper(AligningStepper):

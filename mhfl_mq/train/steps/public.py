@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mhfl_mq.errors import LocalMisuse
+from mhfl_mq.families.distillation.fedmd import ALIGNING
 from mhfl_mq.train.minibatches import batches
 from mhfl_mq.train.model import TaskModels
 from mhfl_mq.train.steps.base import Finished, Job
@@ -26,15 +27,18 @@ class AligningStepper(PersonalStepper):
     """Private training that begins with `align_steps` steps on public examples, towards the consensus.
 
     They are a part of the first step, so they are timed and slowed like it, and count in `steps`. Without a consensus
-    (the first round: the table is all zeros, which no model says) there are none, except in a rehearsal.
+    (the first round: the table is all zeros, which no model says) and in the federation's first `warmup_rounds` rounds
+    there are none, except in a rehearsal.
     """
 
-    def __init__(self, job: Job, align_steps: float) -> None:
+    def __init__(self, job: Job) -> None:
         super().__init__(job)
+        number = {name: job.numbers.get(name, one.default) for name, one in ALIGNING.items()}
         self.consensus = torch.from_numpy(self.model.own[LOGITS].copy())
         self.public = public_of(job.models)
-        self.spared = not self.consensus.any() and not job.rehearsal
-        self.due = 0 if self.spared else int(align_steps)
+        early = job.round_number <= number["warmup_rounds"] or not self.consensus.any()
+        self.spared = early and not job.rehearsal
+        self.due = 0 if self.spared else int(number["align_steps"])
         self.aligned = 0
 
     def says(self, scores: Tensor) -> Tensor:

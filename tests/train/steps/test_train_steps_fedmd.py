@@ -38,6 +38,17 @@ def test_alignment_steps_are_counted_and_timed(name: str) -> None:
 
 
 @BOTH
+def test_the_rounds_of_the_warm_up_are_private_training_alone(name: str) -> None:
+    federation = federate(name, {"align_steps": 7, "warmup_rounds": 2}, rounds=1)
+    assert federation.flat.any()
+    steps = []
+    for _ in range(2):
+        federation.round()
+        steps.append([result.metrics["align_steps"] for result in federation.trained.values()])
+    assert steps == [[0, 0, 0], [7, 7, 7]]
+
+
+@BOTH
 def test_a_round_is_the_written_out_one(name: str) -> None:
     """Against plain torch: the kept model, steps to the consensus, steps on private data, then a word on all."""
     training = TrainOptions(steps=4, batch=16, rate=0.1)
