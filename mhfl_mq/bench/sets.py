@@ -121,8 +121,11 @@ _SERIES: Final[Mapping[Kind, tuple[Tier, ...]]] = {
 _GATEWAYS: Final = (Tier("small", 0.03125), Tier("medium", 0.25), Tier("large", 1.0))
 _PICTURE: Final = (Tier("small", 0.0625), Tier("medium", 0.25), Tier("large", 1.0))
 _TRAINING: Final = {"steps": 20.0, "rate": 0.01, "adam": 1.0}
-_LATE: Final = {name: {"warmup_rounds": 10.0} for name in ("fedmd", "dsfl")}
-"""On the rig a network says nothing for its first rounds: aligned at once, devices learn that from each other."""
+_LATE: Final[Mapping[str, Mapping[str, float]]] = {
+    **{name: {"warmup_rounds": 10.0} for name in ("fedmd", "dsfl")},
+    **{name: {"distill_steps": 20.0} for name in ("feddf", "feddf-weights")},
+}
+"""On the rig a network says little for many rounds, and a model that learns that well goes on saying little."""
 
 SETS: Final[Mapping[str, DataSet]] = {
     one.name: one
@@ -165,7 +168,7 @@ SETS: Final[Mapping[str, DataSet]] = {
             title="Hydraulic rig, gas pressure of the accumulator",
             source="hydraulic-accumulator",
             tiers=_SERIES,
-            options={**_TRAINING, "batch": 32.0, "rate": 0.001, "decay": 0.98},
+            options={**_TRAINING, "batch": 32.0, "rate": 0.002, "decay": 0.98},
             rounds=60,
             devices=12,
             target=0.75,
