@@ -57,6 +57,7 @@ class Plan:
     tier's alone. `rolls`: the layout says which groups may be rolled. `public`: the task must have public data.
     `server`: the last tier is the aggregator's own model, which no device is given. `rows`: beside the head travels one
     number for each of its rows, which says whether a device has the class (see `mhfl_mq.families.sharing.rows`).
+    `scaler`: outputs of narrower layers are multiplied by how much narrower they are.
     """
 
     cut: Cut = Cut.NESTED
@@ -69,6 +70,7 @@ class Plan:
     public: bool = False
     server: bool = False
     rows: bool = False
+    scaler: bool = False
 
     @property
     def against_compacting(self) -> str:

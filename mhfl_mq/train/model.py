@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mhfl_mq.segments.ranking import Ranking
 from mhfl_mq.train.derive import layout_arrays
 from mhfl_mq.train.layouts import Sizes, build_module, planned_layout
 from mhfl_mq.train.ranked import flat_ranked
+from mhfl_mq.train.scaler import add_scaler
 from mhfl_mq.train.task import Examples, Task
 
 __all__ = ["TaskModels", "TierModel", "arrays_of", "read_vector", "write_vector"]
@@ -93,7 +95,15 @@ class TaskModels:
                 own[name] = np.zeros(shape, np.float32)
                 places[name] = self.layout.place(parameter.name, tier)
         module = build_module(self.task, self.tiers, tier, self.plan)
+        if self.plan.scaler:
+            add_scaler(module, self._full)
         return TierModel(module, self._packers[tier], self.tiers[tier].name, own, places)
+
+    @cached_property
+    def _full(self) -> nn.Module:
+        """The largest tier's model, to compare others with."""
+        with torch.random.fork_rng(devices=[]):
+            return build_module(self.task, self.tiers, len(self.tiers) - 1, self.plan)
 
     def initial(self, seed: int) -> Vector:
         """Everything before any training (float32, the layout's total), the same for the same seed and torch.

@@ -65,7 +65,7 @@ def test_the_servers_rate_comes_from_the_options() -> None:
 def test_a_device_is_told_the_training_settings_as_they_are() -> None:
     training = {"steps": 5.0, "rate": 0.1}
     told = make_algorithm("heterofl").device_options(training)
-    assert told == {**training, "server_rate": 1.0, "masked": 0.0}
+    assert told == {**training, "server_rate": 1.0, "masked": 0.0, "scaler": 0.0}
     assert training == {"steps": 5.0, "rate": 0.1}
 
 
