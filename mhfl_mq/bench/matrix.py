@@ -100,7 +100,7 @@ async def run_matrix(
         say(f"{len(outcome.found)} of {len(cells_of(matrix))} cells are in {out} already")
     if waiting.empty():
         return outcome
-    costs = await _costs(matrix, out, say)
+    costs, against = await _costs(matrix, out, say)
 
     async def serve() -> None:
         async with BenchProcess() as process:
@@ -121,7 +121,8 @@ async def run_matrix(
                 }
                 try:
                     if own_costs(cell.method) not in costs.get(cell.data, {}):
-                        raise ConfigError("its tiers could not be measured", where=cell.key)
+                        why = against[cell.data, own_costs(cell.method)]
+                        raise ConfigError(f"its tiers could not be measured: {why}", where=cell.key)
                     document = await process.ask(request, progress)
                     _write(out / CELLS / f"{cell.key}.json", document)
                 except MhflError as error:
@@ -137,10 +138,13 @@ async def run_matrix(
     return outcome
 
 
-async def _costs(matrix: Matrix, out: Path, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+async def _costs(
+    matrix: Matrix, out: Path, say: Callable[[str], None]
+) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], MhflError]]:
     """What every tier of every algorithm costs, by data set and algorithm; measured alone, one after the other.
 
-    An algorithm that cannot be measured is left out, so that its cells fail and no others. Raises what went wrong first
+    An algorithm that cannot be measured is left out and stands with what went wrong in the second answer, so that its
+    cells fail and no others. Raises what went wrong first
     when nothing of a data set can be measured: its files are missing, say.
     """
     files = {data: out / COSTS.format(data, _measured_for(plan)) for data, plan in matrix.plans.items()}
@@ -149,22 +153,22 @@ async def _costs(matrix: Matrix, out: Path, say: Callable[[str], None]) -> dict[
     missing = [(data, name) for data in matrix.plans for name in wanted if name not in costs.get(data, {})]
     if missing:
         say("measuring this machine: what a training step of each tier costs")
-    errors: dict[str, MhflError] = {}
+    against: dict[tuple[str, str], MhflError] = {}
     async with BenchProcess() as process:
         for data, name in missing:
             request = {"job": "measure", "data": data, "costs": name, "plan": asdict(matrix.plans[data])}
             try:
                 measured = await process.ask(request)
             except MhflError as error:
-                first = errors.setdefault(data, error)
+                against[data, name] = error
                 if not costs.get(data) and name == list(wanted)[-1]:
-                    raise first from error
+                    raise next(first for (of, _), first in against.items() if of == data) from error
                 if not isinstance(error, TaskError) or costs.get(data):
                     say(f"{name} on {data} cannot be measured: {error}")
             else:
                 costs.setdefault(data, {})[name] = measured
                 _write(files[data], costs[data])
-    return costs
+    return costs, against
 
 
 def _measured_for(plan: Plan) -> str:

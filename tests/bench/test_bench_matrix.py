@@ -118,6 +118,7 @@ def test_an_algorithm_that_cannot_be_measured_fails_alone(tmp_path: Path, pool: 
     pool.fails = lambda request: str(request.get("costs", "")).startswith("fedper")
     outcome = asyncio.run(run_matrix(matrix, tmp_path, jobs=1))
     assert {cell.method for cell in outcome.failed} == {"fedper"}
+    assert all("could not be measured: " in why and "nan" in why for why in outcome.failed.values())
     assert len(outcome.done) == 20
 
 

@@ -33,6 +33,9 @@ REMEDY: Final = (
 )
 SHAPE: Final = (1, 28, 28)
 CLASSES: Final = 10
+TEST_EVERY: Final = 4
+"""One of so many test pictures is scored, which is 2500: a run scores every tier each round, and with all 10 000 that
+takes longer than the training. The standard error of an accuracy of 0.8 is then 0.008."""
 CENTRE: Final = 128.0
 """The middle of a byte, and its half range: a picture's values become [-1, 1), whatever the pictures are."""
 
@@ -51,6 +54,7 @@ def load(folder: Path | None) -> Records:
         path = (folder or FOLDER) / name
         content[name] = idx_array(read_file(path, sha256, REMEDY), str(path))
     train, train_labels, test, test_labels = content.values()
+    test, test_labels = test[::TEST_EVERY], test_labels[::TEST_EVERY]
     count = len(train) + len(test)
     nowhere = np.zeros(count, np.int64)
     return Records(

@@ -159,7 +159,7 @@ def test_fashion_is_split_by_a_drawn_mix(pictures: Path) -> None:
     fashion = find_set("fashion-mnist")
     task = make_task(fashion, pictures, 12, 0, "classes")
     public, scored = parts_of(task)
-    assert (len(public), len(scored)) == (6000, 10_000)
+    assert (len(public), len(scored)) == (6000, 2500)
     assert all(len(set(task.device_data(f"{k}/12", None).targets.tolist())) == 2 for k in range(12))
     task = make_task(fashion, pictures, 12, 0)
     assert sum(len(task.device_data(f"{k}/12", None)) for k in range(12)) == 54_000
