@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+EDITOR := .venv/node/package.json
 
 .PHONY: demo test test-long bench bench-families check format clean
 
@@ -23,7 +24,12 @@ check: $(STAMP)
 test: $(STAMP) check
 	$(BIN)/python scripts/test.py
 
-test-long: $(STAMP)
+# What an editor runs; where there is no npm, the tests that need it are skipped and say so.
+$(EDITOR): tests/policy/editor/package.json tests/policy/editor/package-lock.json
+	mkdir -p .venv/node
+	if command -v npm > /dev/null; then cp $^ .venv/node && npm ci --prefix .venv/node --no-audit --no-fund; fi
+
+test-long: $(STAMP) $(EDITOR)
 	$(BIN)/python scripts/test.py --long
 
 bench: $(STAMP)

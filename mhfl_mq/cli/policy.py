@@ -1,5 +1,6 @@
 """`mhfl policy`: check a policy file, or show what it says."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,11 +10,12 @@ import click
 from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
-from mhfl_mq.errors import PolicyError
+from mhfl_mq.errors import ConfigError, PolicyError
 from mhfl_mq.policy import Communication, Policy, ways
 from mhfl_mq.policy.findings import Finding
 from mhfl_mq.policy.load import check_policy
 from mhfl_mq.policy.quantities import show_bytes, show_duration
+from mhfl_mq.policy.schema import json_schema
 from mhfl_mq.run.rules import choice_of
 
 __all__ = ["command"]
@@ -96,6 +98,30 @@ def show(file: Path, as_json: bool) -> None:
     click.echo()
     for name, value in _rules(policy):
         click.echo(f"{name:<14} {value}")
+
+
+@command.command()
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it to this file.")
+def schema(out: Path | None) -> None:
+    """Print the JSON Schema of policy files, for editors.
+
+    It has the names of the algorithms and stages that are installed here. An editor with yaml-language-server (the
+    YAML extension of VS Code, Neovim, Emacs and others) completes keys by it, shows what they mean, and marks errors
+    where `mhfl policy check` finds them, in a file that begins with the line
+
+    \b
+      # yaml-language-server: $schema=./policy.schema.json
+    """
+    text = json.dumps(json_schema(installed()), indent=2, ensure_ascii=False)
+    if out is None:
+        click.echo(text)
+        return
+    try:
+        out.write_text(text + "\n", "utf-8")
+    except OSError as error:
+        remedy = "name a file in a folder that exists and may be written"
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(out), remedy=remedy) from None
+    say(f"wrote {out}; begin a policy with  # yaml-language-server: $schema={out}")
 
 
 def _tier_row(policy: Policy, index: int) -> Sequence[str | float | None]:

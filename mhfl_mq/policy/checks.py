@@ -293,31 +293,37 @@ def _algorithm(data: object, known: Known) -> Iterator[Fault]:
     name, options = _dig(data, *at, "name"), _dig(data, *at, "options")
     if not isinstance(name, str):
         return
-    if name not in known.algorithms:
+    own = known.algorithms.get(name)
+    if own is None:
         hint = did_you_mean(name, known.algorithms)
         yield Fault(Code.UNKNOWN_ALGORITHM, (*at, "name"), f"there is no algorithm '{name}'", hint)
-        return
-    tiers = _items(data, "spec", "tiers")
-    misfit = known.tiers_misfit(name, len(tiers)) if tiers else ""
-    if misfit:
-        yield Fault(Code.TIER_COUNT, ("spec", "tiers"), misfit, "change the algorithm, or the tiers", key=True)
-    if not known.models_apart(name):
-        for index, tier in enumerate(tiers):
-            if _dig(tier, "architecture"):
-                message = f"{name} makes all tiers of one model: no tier can have an architecture of its own"
-                hint = "use an algorithm for unlike models, such as fedproto, or leave the architecture out"
-                yield Fault(Code.ARCHITECTURE, ("spec", "tiers", index, "architecture"), message, hint)
-    has = frozenset(AlgorithmOptions.model_fields) | known.algorithms[name]
+    else:
+        yield from _tiers_for(name, _items(data, "spec", "tiers"), known)
+    has = frozenset(AlgorithmOptions.model_fields).union(*([own] if own is not None else known.algorithms.values()))
     for option in options if isinstance(options, dict) else ():
         if option not in has:
-            message = f"{name} has no option '{option}'"
+            message = f"{'no algorithm' if own is None else name} has {'an' if own is None else 'no'} option '{option}'"
             yield Fault(Code.UNKNOWN_OPTION, (*at, "options", option), message, did_you_mean(option, has), key=True)
             continue
         value = _number(options[option])
-        misfit = "" if value is None else known.option_misfit(name, str(option), value)
+        misfit = "" if value is None or own is None else known.option_misfit(name, str(option), value)
         if misfit:
             hint = f"`mhfl algorithms {name}` shows its options"
             yield Fault(Code.OUT_OF_RANGE, (*at, "options", option), f"{option}: {misfit}", hint)
+
+
+def _tiers_for(algorithm: str, tiers: Sequence[Any], known: Known) -> Iterator[Fault]:
+    """What an algorithm has against these tiers."""
+    misfit = known.tiers_misfit(algorithm, len(tiers)) if tiers else ""
+    if misfit:
+        yield Fault(Code.TIER_COUNT, ("spec", "tiers"), misfit, "change the algorithm, or the tiers", key=True)
+    if known.models_apart(algorithm):
+        return
+    for index, tier in enumerate(tiers):
+        if _dig(tier, "architecture"):
+            message = f"{algorithm} makes all tiers of one model: no tier can have an architecture of its own"
+            hint = "use an algorithm for unlike models, such as fedproto, or leave the architecture out"
+            yield Fault(Code.ARCHITECTURE, ("spec", "tiers", index, "architecture"), message, hint)
 
 
 def _stage_order(data: object, known: Known) -> Iterator[Fault]:

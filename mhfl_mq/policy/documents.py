@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from mhfl_mq.policy import compiled
 from mhfl_mq.policy.findings import did_you_mean
-from mhfl_mq.policy.quantities import MAX_BYTES, parse_bytes, parse_duration
+from mhfl_mq.policy.quantities import MAX_BYTES, PART, SIZE, parse_bytes, parse_duration
 from mhfl_mq.wire.blobs import DEFAULT_CHUNK, PROFILES
 from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_INT, MAX_NUMBERS, MAX_TIERS, MIN_CHUNK
 
@@ -27,6 +27,19 @@ MAX_UPLOADS: Final = 1024
 
 MAX_EVERY: Final = 1000
 """Rounds between two updates of a device: beyond it, it is not taking part."""
+
+
+LASTING_SCHEMA: Final[dict[str, Any]] = {
+    "type": "string",
+    "pattern": rf"^(?:{PART}){{1,5}}$",
+    "quantity": "duration",
+}
+DURATION_SCHEMA: Final[dict[str, Any]] = {"anyOf": [LASTING_SCHEMA, {"const": 0}], "quantity": "duration"}
+BYTES_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "string", "pattern": rf"^{SIZE}$"}, {"type": "integer", "minimum": 1}],
+    "quantity": "bytes",
+}
+"""As editors check them; `quantity` is for `mhfl_mq.policy.schema`, which writes the defaults with their units."""
 
 
 def _quantity(parse: Callable[[str], float]) -> Callable[[object], object]:
@@ -76,16 +89,20 @@ def _option(value: object) -> object:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
-Bytes = Annotated[int, BeforeValidator(_quantity(parse_bytes)), Field(ge=1, le=MAX_BYTES)]
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0), WithJsonSchema(DURATION_SCHEMA)]
+Lasting = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(LASTING_SCHEMA)]
+Bytes = Annotated[int, BeforeValidator(_quantity(parse_bytes)), Field(ge=1, le=MAX_BYTES), WithJsonSchema(BYTES_SCHEMA)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+-]{1,64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-OptionValue = Annotated[compiled.Option, PlainValidator(_option)]
+OptionValue = Annotated[
+    compiled.Option, PlainValidator(_option), WithJsonSchema({"type": ["string", "number", "boolean"]})
+]
 Cohort = Annotated[
     Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None,
     BeforeValidator(_all_or_number),
+    WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 1, "maximum": MAX_DEVICES}]}),
 ]
 
 
@@ -178,7 +195,7 @@ class Participation(Part):
         1.0, description="invite so many times the cohort, because some fail"
     )
     quorum: Quorum = Field(default_factory=Quorum)
-    deadline: Annotated[Duration, Field(gt=0)] = Field(300.0, description="from the offer to the last update")
+    deadline: Lasting = Field(300.0, description="from the offer to the last update")
 
     def compiled(self) -> compiled.Participation:
         quorum = compiled.Quorum(self.quorum.min, self.quorum.fraction)
@@ -213,7 +230,7 @@ class Communication(Part):
     every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(
         1, description="ask a device for an update every so many rounds; with adaptive: at best"
     )
-    transfer: Annotated[Duration, Field(gt=0)] = Field(10.0, description="how long an upload may take, per round")
+    transfer: Lasting = Field(10.0, description="how long an upload may take, per round")
     smallest_top_k: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="adaptive: no smaller share")
     longest_every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(4, description="adaptive: no less often")
     quiet: Share = Field(0.001, description="adaptive: a device whose update changed less is asked half as often")
@@ -235,7 +252,7 @@ class StageUse(Part):
     """A privacy stage; stages are applied in the order of the list."""
 
     name: Name = Field(description="a stage that is installed")
-    options: dict[Id, OptionValue] = Field(default_factory=dict, max_length=MAX_NUMBERS)
+    options: dict[Id, OptionValue] = Field(default_factory=dict, max_length=MAX_NUMBERS, description="the stage's own")
 
 
 MOST_WEIGHT = 1e12  # examples; far below what the exact sum can hold, far above what a device has
@@ -245,7 +262,12 @@ class Limits(Part):
     """What the aggregator takes at most."""
 
     update_bytes: Bytes = Field(256 * 2**20, description="size of one update")
-    chunk_bytes: Annotated[int, BeforeValidator(_chunk), Field(ge=MIN_CHUNK, le=MAX_CHUNK)] = Field(
+    chunk_bytes: Annotated[
+        int,
+        BeforeValidator(_chunk),
+        Field(ge=MIN_CHUNK, le=MAX_CHUNK),
+        WithJsonSchema({"anyOf": [{"enum": list(PROFILES)}, *BYTES_SCHEMA["anyOf"]], "quantity": "bytes"}),
+    ] = Field(
         DEFAULT_CHUNK,
         description="size of a chunk, or default, small-packets (for brokers that take 128 KB) or websockets; "
         "clamped to the largest packet that the broker announces",

@@ -135,7 +135,10 @@ def _report(error: Any, root: Node, model: type[BaseModel], sheet: _Sheet) -> No
     path: tuple[str | int, ...] = tuple(error["loc"])
     kind: str = error["type"]
     code, message, hint = words_for(kind, error, path, model)
-    line, column = locate(root, path, key=kind == "extra_forbidden")
+    if kind == "missing":  # the place of what it is missing in, as editors mark it
+        line, column = locate(root, path[:-1], key=True)
+    else:
+        line, column = locate(root, path, key=kind == "extra_forbidden")
     if message and kind != "extra_forbidden" and kind != "missing":
         message = f"{dotted(path)}: {message}"
     sheet.report(code, line, column, message, hint)

@@ -3,7 +3,17 @@
 import re
 from typing import Final
 
-__all__ = ["MAX_BYTES", "MAX_SECONDS", "parse_bytes", "parse_duration", "show_binary", "show_bytes", "show_duration"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_SECONDS",
+    "PART",
+    "SIZE",
+    "parse_bytes",
+    "parse_duration",
+    "show_binary",
+    "show_bytes",
+    "show_duration",
+]
 
 MAX_SECONDS: Final = 366 * 24 * 3600.0
 """The longest duration: a year. What is longer is a slip of the unit."""
@@ -22,8 +32,12 @@ _BYTES: Final = {
     "GiB": 2**30,
 }
 # Digits are [0-9] and bounded: \d takes other scripts' digits, and int() of endless ones takes endless time.
-_PART: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
-_SIZE: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]{1,3})")
+PART: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)"
+"""A number and its unit of a duration, as a regular expression (its groups)."""
+SIZE: Final = rf"([0-9]{{1,18}}(?:\.[0-9]{{1,9}})?) ?({'|'.join(_BYTES)})"
+"""A size."""
+_PART: Final = re.compile(PART)
+_SIZE: Final = re.compile(SIZE)
 
 
 def parse_duration(text: str) -> float:
@@ -44,7 +58,7 @@ def parse_duration(text: str) -> float:
 def parse_bytes(text: str) -> int:
     """Bytes of `256KiB`, `2MB`, `1.5 GB`. Raises `ValueError` with what to write."""
     match = _SIZE.fullmatch(text)
-    if match is None or match[2] not in _BYTES:
+    if match is None:
         raise ValueError(f"not a size: {text[:40]!r}; write a number with a unit, such as 256KiB, 2MB or 1GiB")
     size = float(match[1]) * _BYTES[match[2]]
     if size > MAX_BYTES:

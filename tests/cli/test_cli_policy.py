@@ -95,6 +95,33 @@ def test_github_gets_one_workflow_command_per_finding(mhfl: Any, wrong: Path) ->
     assert lines[0].startswith(f"::error file={wrong},line=3,col=21,title=POL010::unknown key 'onwer' in metadata (")
 
 
+def test_the_schema_is_printed_with_what_is_installed_here(mhfl: Any) -> None:
+    done = mhfl("policy", "schema")
+    assert done.code == 0
+    names = json.loads(done.out)["$defs"]["Algorithm"]["properties"]["name"]["enum"]
+    assert {"auto", "heterofl", "fedproto"} <= set(names)
+
+
+def test_the_schema_is_written_to_a_file_and_says_how_to_use_it(mhfl: Any, tmp_path: Path) -> None:
+    out = tmp_path / "policy.schema.json"
+    done = mhfl("policy", "schema", "-o", out)
+    assert (done.code, done.out) == (0, "")
+    assert f"$schema={out}" in done.err
+    assert json.loads(out.read_text("utf-8"))["title"] == "policy of mhfl-mq"
+    done = mhfl("policy", "schema", "-o", tmp_path / "no" / "folder.json")
+    assert done.code == 3
+    assert "cannot be written" in done.err
+    assert "folder that exists" in done.err
+
+
+def test_a_misspelt_option_is_found_beside_a_misspelt_algorithm(mhfl: Any, default: Path, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    text = default.read_text("utf-8").replace("name: heterofl", "name: heterfl").replace("rate: 0.01", "raet: 0.01")
+    file.write_text(text, "utf-8")
+    found = [one["message"] for one in json.loads(mhfl("policy", "check", "--json", file).out)]
+    assert found == ["there is no algorithm 'heterfl'", "no algorithm has an option 'raet'"]
+
+
 def test_show_prints_tiers_and_rules_with_the_defaults(mhfl: Any, default: Path) -> None:
     done = mhfl("policy", "show", default)
     assert done.code == 0

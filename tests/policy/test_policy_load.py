@@ -179,7 +179,7 @@ FAULTS = [
     ("apiVersion: mhfl-mq/v1", "apiVersion: mhfl-mq/v2", "POL013", 1, 13, "did you mean 'mhfl-mq/v1'?"),
     ("kind: FederationPolicy", "kind: federationpolicy", "POL013", 2, 7, "did you mean 'FederationPolicy'?"),
     ("kind: FederationPolicy", "kind: 7", "POL013", 2, 7, "known here: FederationPolicy"),
-    ("metadata: {name: line-3, ", "metadata: {", "POL011", 3, 11, ""),
+    ("metadata: {name: line-3, ", "metadata: {", "POL011", 3, 1, ""),
     ("name: line-3", "name: 検査", "POL013", 3, 18, ""),
     ("name: line-3", "name: 3", "POL012", 3, 18, 'write "3" in quotes'),
     ("step_ms: 40", "step_ms: yes", "POL012", 6, 52, ""),
