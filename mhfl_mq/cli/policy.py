@@ -10,6 +10,7 @@ import click
 from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
+from mhfl_mq.cli.signing import sign_command, verify_command
 from mhfl_mq.errors import ConfigError, PolicyError
 from mhfl_mq.policy import Communication, Policy, ways
 from mhfl_mq.policy.findings import Finding
@@ -23,7 +24,11 @@ __all__ = ["command"]
 
 @click.group(cls=Subcommands)
 def command() -> None:
-    """Check a policy file, or show what it says."""
+    """Check a policy file, show what it says, sign it."""
+
+
+command.add_command(sign_command)
+command.add_command(verify_command)
 
 
 @command.command()
