@@ -39,6 +39,7 @@ from mhfl_mq.protocol.events import (
     TimerFired,
     Trained,
     TrainFailed,
+    TrainingStopped,
 )
 from mhfl_mq.protocol.following import Following
 from mhfl_mq.protocol.link_speed import LinkSpeed
@@ -103,6 +104,7 @@ class DeviceMachine:
         self._probing: Survey | None = None  # the one being measured
         self._measured: Survey | None = None  # the one that `capability` answers
         self._answered: int | None = None  # epoch of the aggregator that answered last
+        self._missed = 0  # the last round whose deadline passed before we were done
         self._gone = False  # the aggregator's last will was heard, and nothing of it since
 
     @property
@@ -165,6 +167,9 @@ class DeviceMachine:
                 return self._work.trained(event, online=self.standing is not Standing.OFFLINE)
             case TrainFailed(round, reason):
                 return self._work.failed(round, "train", f"training failed: {reason}")
+            case TrainingStopped(number, step_s):
+                self._drift.stopped(step_s, missed=number == self._missed)
+                return []
             case Installed(version):
                 self._following.done(version)
                 return []
@@ -403,6 +408,7 @@ class DeviceMachine:
                 self._step(StandingStep.GREET)
                 return self._new_hello()
             case Timer.DEADLINE, _:
+                self._missed = 0 if self._work.offer is None else self._work.offer.round
                 return self._work.out_of_time()
             case Timer.RESEND, _:
                 return self._work.announce(whole=False, gone=self._gone)

@@ -1,6 +1,6 @@
 """What the ledger says, in one place: every kind of entry that the aggregator's machine writes, with its facts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Final
 
@@ -64,9 +64,26 @@ def aggregator_started(epoch: int, rules: Rules, head: int, open_round: int | No
 # ---- devices --------------------------------------------------------------------------------------------------
 
 
-def device_assigned(saved: DeviceSaved, tier: str) -> Entry:
-    """`device.assign`: a device carries this tier from now on, and why."""
-    return Entry("device.assign", {"device": saved.device, "tier": tier, "reason": saved.reason})
+def device_assigned(saved: DeviceSaved, before: DeviceSaved | None, tiers: Sequence[str]) -> Entry:
+    """`device.assign`: a device carries this tier from now on, why, and what it says that is new since the last one."""
+    assert saved.tier is not None
+    facts: dict[str, Fact] = {"device": saved.device, "tier": tiers[saved.tier], "reason": saved.reason}
+    if before is not None and before.tier is not None and before.tier < len(tiers):
+        facts |= {"was": tiers[before.tier], "news": list(_news(before, saved))}
+    return Entry("device.assign", facts)
+
+
+def _news(before: DeviceSaved, now: DeviceSaved) -> Iterator[str]:
+    """What a device says otherwise than before: its steps and memory by tier, its link."""
+    old = {probe.tier: probe for probe in before.probes}
+    for probe in now.probes:
+        was = old.get(probe.tier)
+        if was is not None and was.step_s != probe.step_s:
+            yield f"{probe.tier}: a step takes {probe.step_s:.3g} s, it was {was.step_s:.3g} s"
+        if was is not None and was.peak_bytes != probe.peak_bytes:
+            yield f"{probe.tier}: a step needs {probe.peak_bytes} bytes, it was {was.peak_bytes}"
+    if before.link_bytes_s != now.link_bytes_s:
+        yield f"the link carries {now.link_bytes_s:.3g} bytes/s, it was {before.link_bytes_s:.3g}"
 
 
 def device_refused(device: str, code: str, reason: str) -> Entry:

@@ -27,6 +27,7 @@ __all__ = [
     "TimerFired",
     "TrainFailed",
     "Trained",
+    "TrainingStopped",
     "UpdateBad",
     "UpdateStored",
 ]
@@ -200,6 +201,14 @@ class TrainFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingStopped:
+    """Training was ended by `StopTraining` before it was done: each of its steps takes `step_s` seconds or more."""
+
+    round: int
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Installed:
     """The device now runs this version at its tier."""
 
@@ -235,6 +244,7 @@ DeviceEvent = (
     | FetchFailed
     | Trained
     | TrainFailed
+    | TrainingStopped
     | Installed
     | InstallFailed
     | LinkMeasured

@@ -70,17 +70,18 @@ class Joining:
         effects: list[AggregatorEffect] = []
         if before is None or before.saved != saved:
             was = None if before is None else before.saved.tier
-            effects.append(Persist((saved,), self._assigned(saved) if tier != was else ()))
+            old = None if before is None else before.saved
+            effects.append(Persist((saved,), self._assigned(saved, old) if tier != was else ()))
         self._members.measured(saved)
         if tier is None:
             return effects + self._refuse(device, code, reason)
         return [*effects, Tell(device, Assign(epoch, tier, reason))]
 
-    def _assigned(self, saved: DeviceSaved) -> tuple[Entry, ...]:
+    def _assigned(self, saved: DeviceSaved, before: DeviceSaved | None) -> tuple[Entry, ...]:
         """What the ledger says about a tier that is new to a device."""
         if saved.tier is None or not self._once.first(saved.device, f"tier {saved.tier}"):
             return ()
-        return (entries.device_assigned(saved, self._rules.tiers[saved.tier].name),)
+        return (entries.device_assigned(saved, before, [tier.name for tier in self._rules.tiers]),)
 
     def _tier_of(self, capability: Capability) -> tuple[int | None, str, str]:
         """The tier, or None and the code of the refusal; and the reason."""

@@ -2,6 +2,8 @@
 
 A probe is a moment; what a device is later (hot, busy, upgraded) shows in its rounds. A device whose steps take twice
 or half what its tier was assigned from, in several rounds one after the other, says its capability again by itself.
+A device that has become too slow to end a round says it too: of a training that was stopped, the least is known that
+a step takes.
 """
 
 from collections.abc import Mapping
@@ -39,7 +41,21 @@ class StepDrift:
         step_s, told = metrics.get(STEP, 0.0), self._memory.saved.step_told
         if step_s <= 0 or told <= 0 or max(step_s / told, told / step_s) < CHANGE:
             self._off.clear()
-            return
+        else:
+            self._add(step_s, told)
+
+    def stopped(self, step_s: float, *, missed: bool) -> None:
+        """A round's training was ended before it was done: a step takes at least `step_s`; `missed`: by its deadline.
+
+        Who misses a deadline need not be twice as slow to be too slow. A round that ended earlier, as it had updates
+        enough, says nothing of a device that it did not wait for, unless that was overdue by as much as is a change.
+        """
+        told = self._memory.saved.step_told
+        if told > 0 and step_s > told * (1.0 if missed else CHANGE):
+            self._add(step_s, told)
+
+    def _add(self, step_s: float, told: float) -> None:
+        """One more round that was off."""
         if self._off and (self._off[-1] > told) is not (step_s > told):
             self._off.clear()
         self._off.append(step_s)

@@ -40,6 +40,7 @@ from mhfl_mq.protocol.events import (
     StopAsked,
     Trained,
     TrainFailed,
+    TrainingStopped,
 )
 from mhfl_mq.protocol.transfer_meter import Meter
 from mhfl_mq.run.driver import Driver
@@ -300,7 +301,7 @@ class DeviceHost:
             survey = self._machine.saved.survey
             if survey is None:
                 raise LocalMisuse("an offer was taken without a survey", where=f"round {offer.round}")
-            result = await self._trainer.train(survey, offer, segments)
+            result = await self._timed(survey, offer, segments)
             packed = await self._packed(offer, result, segments)
             manifest = self._blobs.adopt(packed.path, self._chunk_for(packed.path.stat().st_size))
         except MhflError as error:
@@ -309,6 +310,17 @@ class DeviceHost:
         self._serve(manifest)
         metrics = {**result.metrics, **packed.metrics}
         self._driver.post(Trained(offer.round, manifest, result.weight, metrics, self._inline(manifest)))
+
+    async def _timed(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+        """Train; who is stopped before the end knows all the same how long a step takes at least."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            return await self._trainer.train(survey, offer, segments)
+        except asyncio.CancelledError:
+            if steps := offer.options.get("steps", 0.0):
+                self._driver.post(TrainingStopped(offer.round, (loop.time() - begun) / steps))
+            raise
 
     async def _packed(self, offer: Offer, result: TrainResult, segments: Sequence[Path]) -> PackedUpdate:
         """The update as the offer wants it sent."""

@@ -122,7 +122,7 @@ def test_a_changed_policy_gives_a_known_device_another_tier() -> None:
     effects = desk.answer("ada", HELLO)
     assert effects[0] == Persist(
         (replace(ADA, session=6, tier=0),),
-        (Entry("device.assign", {"device": "ada", "tier": "small", "reason": "fits"}),),
+        (Entry("device.assign", {"device": "ada", "tier": "small", "reason": "fits", "was": "large", "news": []}),),
     )
     assert effects[1] == Tell("ada", Assign(4, 0, "fits"))
 

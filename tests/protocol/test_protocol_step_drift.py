@@ -7,7 +7,17 @@ import pytest
 
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.effects import DeviceEffect, SavedDevice, Say
-from mhfl_mq.protocol.events import Connected, DeviceEvent, Fetched, Heard, Probed, Started, TimerFired, Trained
+from mhfl_mq.protocol.events import (
+    Connected,
+    DeviceEvent,
+    Fetched,
+    Heard,
+    Probed,
+    Started,
+    TimerFired,
+    Trained,
+    TrainingStopped,
+)
 from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.states import Standing
 from mhfl_mq.testing.machines import LAYOUT, digest, example_rules
@@ -106,3 +116,41 @@ def test_a_life_that_was_not_probed_asks_to_be_surveyed() -> None:
     assert standing(machine) is Standing.JOINING
     hello = after(machine, TimerFired(Timer.HELLO))
     assert [one.message.layout for one in hello if isinstance(one, Say) and isinstance(one.message, Hello)] == [""]
+
+
+def missed(machine: DeviceMachine, number: int, step_s: float, *ends: DeviceEvent | Message) -> list[list[float]]:
+    """One round that ended before its training did: what it said of its steps in all of it."""
+    offer = Offer(number, 3, 1, LAYOUT, SEGMENTS, "heterofl", {"steps": 4.0}, (), "p", 60.0)
+    after(machine, offer, Fetched(number))
+    said = [steps(after(machine, end)) for end in (*ends, TrainingStopped(number, step_s))]
+    return [one for some in said for one in some]
+
+
+def test_a_device_too_slow_to_end_a_round_before_its_deadline_says_so_after_two_of_them() -> None:
+    machine = probed()
+    assert missed(machine, 7, 15.0, TimerFired(Timer.DEADLINE)) == []
+    (said,) = missed(machine, 8, 15.0, TimerFired(Timer.DEADLINE))
+    assert said == pytest.approx([7.5 * 2**k for k in range(len(TIERS))])
+    assert standing(machine) is Standing.REPORTING
+
+
+def test_missing_a_deadline_counts_however_little_the_device_is_slower_than_it_said() -> None:
+    machine = probed()
+    missed(machine, 7, 0.25, TimerFired(Timer.DEADLINE))
+    assert len(missed(machine, 8, 0.25, TimerFired(Timer.DEADLINE))) == 1
+
+
+@pytest.mark.parametrize(("step_s", "news"), [(0.39, False), (0.41, True)], ids=["not overdue", "overdue"])
+def test_a_round_that_ended_without_the_device_counts_when_that_was_overdue_by_a_factor_of_two(
+    step_s: float, news: bool
+) -> None:
+    machine = probed()
+    missed(machine, 7, step_s, Close(7, "committed", 4))
+    assert bool(missed(machine, 8, step_s, Close(8, "committed", 5))) is news
+
+
+def test_a_round_that_ended_early_is_no_sign_that_the_device_is_fast() -> None:
+    machine = probed()
+    for number in (7, 8, 9):
+        assert missed(machine, number, 0.001, Close(number, "committed", 4)) == []
+    assert standing(machine) is Standing.READY
