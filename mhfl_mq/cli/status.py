@@ -70,6 +70,7 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
             "state": board["state"] if running or board.get("state") == STOPPED else "unknown",
             "round": board.get("round") if running else None,
             "head": {"version": head.version, "model": head.model, "origin": head.origin},
+            "algorithm": board.get("algorithm"),
             "tiers": _tiers(view, names, tier_metrics(head.metrics), layout.lengths),
             "devices": _devices(view, names, present),
             "rounds": _rounds(view, last),
@@ -154,6 +155,8 @@ def show(facts: dict[str, Any]) -> None:
     link = "" if facts["connected"] else ", NO CONNECTION TO THE BROKER"
     now = f"running, {facts['state']}{link}" if facts["running"] else _GONE[facts["state"]]
     click.echo(f"aggregator: {now}; head: version {facts['head']['version']} ({facts['head']['origin']})")
+    if algorithm := facts["algorithm"]:
+        click.echo(f"algorithm: {algorithm['name']}" + (f" ({algorithm['why']})" if algorithm["why"] else ""))
     share = facts["participation"]
     here = sum(device["present"] or 0 for device in facts["devices"])
     there = f"{here} of {len(facts['devices'])} here" if facts["running"] else f"{len(facts['devices'])} known"

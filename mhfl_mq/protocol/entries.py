@@ -55,6 +55,8 @@ def aggregator_started(epoch: int, rules: Rules, head: int, open_round: int | No
             "task": rules.task,
             "layout": rules.layout,
             "policy": rules.policy,
+            "algorithm": rules.algorithm,
+            **({"why": rules.why} if rules.why else {}),
             "head": head,
             "open_round": open_round,
         },

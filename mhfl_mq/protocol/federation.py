@@ -105,6 +105,11 @@ class FederationMachine:
             )
         return self._head
 
+    @property
+    def rules(self) -> Rules:
+        """What it runs under."""
+        return self._rules
+
     def handle(self, event: AggregatorEvent) -> list[AggregatorEffect]:
         """What to do about this event. Raises `LocalMisuse` before `Started` and after `Stop`."""
         if (self.state is FederationState.NEW) != isinstance(event, Started) or self.state is FederationState.STOPPED:

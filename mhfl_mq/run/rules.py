@@ -122,6 +122,7 @@ def rules_of(
         for k, (tier, length, held) in enumerate(zip(layout.tiers, layout.lengths, layout.holds, strict=True))
     )
     part, limits = policy.participation, policy.limits
+    choice = choice_of(policy)
     return Rules(
         task=task,
         agent=agent,
@@ -129,6 +130,7 @@ def rules_of(
         public=public,
         tiers=tiers,
         algorithm=algorithm.about.name,
+        why="" if choice is None else f"auto: {choice.why}",
         policy=policy.digest,
         quorum_min=part.quorum.min,
         cohort=part.cohort,

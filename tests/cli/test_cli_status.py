@@ -37,7 +37,12 @@ class Frozen(SystemClock):
 
 def board(folder: Path, at: datetime.datetime, *, connected: bool = True) -> StatusBoard:
     """An aggregator's board in the middle of a round, with one of its two devices here."""
-    facts = {"state": "in round", "round": {"number": 2}, "present": ["ada"]}
+    facts = {
+        "state": "in round",
+        "round": {"number": 2},
+        "present": ["ada"],
+        "algorithm": {"name": "fjord", "why": "auto: memory binds"},
+    }
     made = StatusBoard(folder, Frozen(at), LAYOUT.lengths, lambda: facts)
     made.watch(Traffic(), lambda: connected)
     made.write()
@@ -89,6 +94,8 @@ def test_a_running_aggregator_shows_its_round_and_who_is_here(mhfl: Any, state: 
     assert facts["tiers"]["large"]["accuracy"] == 0.75
     text = mhfl("status", "--state", state).out
     assert "aggregator: running, in round; head: version 1" in text
+    assert facts["algorithm"] == {"name": "fjord", "why": "auto: memory binds"}
+    assert "algorithm: fjord (auto: memory binds)" in text
     assert "devices: 1 of 2 here; participation 50.0%" in text
 
 

@@ -154,6 +154,8 @@ def test_a_first_start_persists_its_epoch_and_announces_the_head() -> None:
     ]
     assert started.kind == "aggregator.start"
     assert started.facts["epoch"] == 1
+    assert started.facts["algorithm"] == "heterofl"
+    assert "why" not in started.facts
     assert started.facts["open_round"] is None
     assert bench.state is FederationState.WAITING
 
