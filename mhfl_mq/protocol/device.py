@@ -311,6 +311,8 @@ class DeviceMachine:
         if not STANDING.may(self.standing, StandingStep.REFUSE):
             return []
         self._step(StandingStep.REFUSE)
+        if self._drift.refused():
+            self._measured = None  # in no round it could ever show that it is well again: the next answer is a probe
         return [
             CancelTimer(Timer.HELLO),
             CancelTimer(Timer.CAPABILITY),

@@ -71,6 +71,12 @@ class StepDrift:
         self._said = {probe.tier: probe.step_s for probe in capability.probes}
         return capability
 
+    def refused(self) -> bool:
+        """No tier is left for us; whether that was for what our rounds showed, which is forgotten."""
+        was_news = self.is_news
+        self._off.clear()
+        return was_news
+
     def answered(self, tier: str) -> float:
         """Our last capability was answered with this tier: what it said of its step, which rounds are held against."""
         self._off.clear()

@@ -182,3 +182,23 @@ def test_any_reason_can_be_sent(text: str) -> None:
     refuse = Refuse("tier", plain(text))
     assert decode(encode(refuse)) == refuse
     assert refuse.reason[:100] == text.replace("\n", " ").replace("\x1b", " ")[:100]
+
+
+def test_another_tier_comes_with_what_the_device_says_otherwise_than_before() -> None:
+    desk = Desk(ADA)
+    desk.decider.tier = 0
+    other = tuple(replace(one, step_s=one.step_s * 2, peak_bytes=one.peak_bytes + 1) for one in ADA.probes)
+    effects = desk.answer("ada", replace(CAPABLE, probes=other, link_bytes_s=ADA.link_bytes_s + 500.0))
+    assert isinstance(effects[0], Persist)
+    (entry,) = effects[0].entries
+    assert entry.facts["was"] == "large"
+    expected = [
+        line
+        for was in ADA.probes
+        for line in (
+            f"{was.tier}: a step takes {2 * was.step_s:.3g} s, it was {was.step_s:.3g} s",
+            f"{was.tier}: a step needs {was.peak_bytes + 1} bytes, it was {was.peak_bytes}",
+        )
+    ]
+    link = f"the link carries {ADA.link_bytes_s + 500.0:.3g} bytes/s, it was {ADA.link_bytes_s:.3g}"
+    assert entry.facts["news"] == [*expected, link]

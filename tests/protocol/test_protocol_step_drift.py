@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mhfl_mq.protocol.device import DeviceMachine
-from mhfl_mq.protocol.effects import DeviceEffect, SavedDevice, Say
+from mhfl_mq.protocol.effects import DeviceEffect, Probe, SavedDevice, Say
 from mhfl_mq.protocol.events import (
     Connected,
     DeviceEvent,
@@ -21,7 +21,18 @@ from mhfl_mq.protocol.events import (
 from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.states import Standing
 from mhfl_mq.testing.machines import LAYOUT, digest, example_rules
-from mhfl_mq.wire.messages import Assign, Capability, Close, Hello, Manifest, Message, Offer, ProbeResult, Survey
+from mhfl_mq.wire.messages import (
+    Assign,
+    Capability,
+    Close,
+    Hello,
+    Manifest,
+    Message,
+    Offer,
+    ProbeResult,
+    Refuse,
+    Survey,
+)
 
 TIERS = example_rules().tiers
 SURVEY = Survey(4, "wind", LAYOUT, TIERS, 8)
@@ -154,3 +165,13 @@ def test_a_round_that_ended_early_is_no_sign_that_the_device_is_fast() -> None:
     for number in (7, 8, 9):
         assert missed(machine, number, 0.001, Close(number, "committed", 4)) == []
     assert standing(machine) is Standing.READY
+
+
+def test_a_device_refused_for_what_its_rounds_showed_is_measured_anew_when_it_asks_again() -> None:
+    machine = probed()
+    for number in (7, 8):
+        missed(machine, number, 15.0, TimerFired(Timer.DEADLINE))
+    after(machine, Refuse("tier", "no tier fits"), TimerFired(Timer.RETRY))
+    effects = after(machine, SURVEY)
+    assert [one for one in effects if isinstance(one, Probe)]
+    assert steps(after(machine, Probed(ABLE))) == [[0.1 * 2**k for k in range(len(TIERS))]]
