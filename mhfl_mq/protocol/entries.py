@@ -56,7 +56,7 @@ def aggregator_started(epoch: int, rules: Rules, head: int, open_round: int | No
             "layout": rules.layout,
             "policy": rules.policy,
             "algorithm": rules.algorithm,
-            **({"why": rules.why} if rules.why else {}),
+            **({"why": rules.algorithm_why} if rules.algorithm_why else {}),
             "head": head,
             "open_round": open_round,
         },

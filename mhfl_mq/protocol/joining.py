@@ -56,7 +56,8 @@ class Joining:
     def _decide(self, device: str, capability: Capability, epoch: int) -> list[AggregatorEffect]:
         """Give the device its tier, or say why there is none."""
         tier, code, reason = self._tier_of(capability)
-        before = self._members.get(device)
+        member = self._members.get(device)
+        before = None if member is None else member.saved
         saved = DeviceSaved(
             device=device,
             session=capability.session,
@@ -68,10 +69,9 @@ class Joining:
             probes=capability.probes,
         )
         effects: list[AggregatorEffect] = []
-        if before is None or before.saved != saved:
-            was = None if before is None else before.saved.tier
-            old = None if before is None else before.saved
-            effects.append(Persist((saved,), self._assigned(saved, old) if tier != was else ()))
+        if before != saved:
+            was = None if before is None else before.tier
+            effects.append(Persist((saved,), self._assigned(saved, before) if tier != was else ()))
         self._members.measured(saved)
         if tier is None:
             return effects + self._refuse(device, code, reason)

@@ -34,7 +34,7 @@ class Rules:
     max_update_bytes: int
     max_weight: float
     batch: int
-    why: str = ""  # why this algorithm, where the policy left the choice to us
+    algorithm_why: str = ""  # where the policy left the choice to us
     options: Mapping[str, float] = field(default_factory=dict)
     public: str = ""  # SHA-256 of the public examples; empty: the algorithm needs none
     stages: tuple[str, ...] = ()

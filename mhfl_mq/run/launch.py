@@ -22,7 +22,7 @@ from mhfl_mq.run.bench import MAKER, Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.ports import Foundation, Trainer
-from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, choice_of, rules_of
+from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, algorithm_why, choice_of, rules_of
 from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
 from mhfl_mq.segments import Tier as LayoutTier
@@ -190,9 +190,8 @@ async def _founded(policy: Policy, store: Store, models: Models, foundation: Fou
         "policy": policy.digest,
         "algorithm": algorithm_name(policy),
     }
-    choice = choice_of(policy)
-    if choice is not None:
-        facts["why"] = f"auto: {choice.why}"
+    if why := algorithm_why(policy):
+        facts["why"] = why
     store.apply([version], [Entry("model.initial", facts)])
     return layout, store.restore()
 

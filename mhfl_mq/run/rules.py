@@ -24,6 +24,7 @@ __all__ = [
     "PolicyDecider",
     "algorithm_name",
     "algorithm_of",
+    "algorithm_why",
     "choice_of",
     "layout_tiers",
     "rules_of",
@@ -76,6 +77,12 @@ def choice_of(policy: Policy) -> Choice | None:
     )
 
 
+def algorithm_why(policy: Policy) -> str:
+    """Why it is this algorithm, where the policy left the choice to us; else empty."""
+    choice = choice_of(policy)
+    return "" if choice is None else f"auto: {choice.why}"
+
+
 def algorithm_name(policy: Policy) -> str:
     """The algorithm that runs under this policy."""
     choice = choice_of(policy)
@@ -122,7 +129,6 @@ def rules_of(
         for k, (tier, length, held) in enumerate(zip(layout.tiers, layout.lengths, layout.holds, strict=True))
     )
     part, limits = policy.participation, policy.limits
-    choice = choice_of(policy)
     return Rules(
         task=task,
         agent=agent,
@@ -130,7 +136,7 @@ def rules_of(
         public=public,
         tiers=tiers,
         algorithm=algorithm.about.name,
-        why="" if choice is None else f"auto: {choice.why}",
+        algorithm_why=algorithm_why(policy),
         policy=policy.digest,
         quorum_min=part.quorum.min,
         cohort=part.cohort,

@@ -146,7 +146,7 @@ def describe(machine: FederationMachine) -> dict[str, Any]:
         "epoch": machine.epoch,
         "state": machine.state.value,
         "version": machine.head.version,
-        "algorithm": {"name": machine.rules.algorithm, "why": machine.rules.why},
+        "algorithm": {"name": machine.rules.algorithm, "why": machine.rules.algorithm_why},
         "last_round": machine.last_round,
         "round": None
         if current is None
