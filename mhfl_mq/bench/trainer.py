@@ -1,7 +1,7 @@
 """What trains in a simulated federation: the real jobs in this process, in virtual seconds of the devices' profiles."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,11 +61,14 @@ class BenchTrainer:
             examples=self._examples,
         )
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
         """Let the time pass that the device needs, then train: who is stopped before has cost nothing."""
         seconds = offer.options.get("steps", 1.0) * self._costs[offer.tier].step_s * self._device.profile.slowdown
+        began()
         await asyncio.sleep(seconds)
-        result = await self._inner.train(survey, offer, segments)
+        result = await self._inner.train(survey, offer, segments, began)
         self._spent.compute_s += seconds
         self._spent.real_s += result.metrics.get("cpu_s", 0.0)
         self._spent.trainings += 1

@@ -312,14 +312,14 @@ class DeviceHost:
         self._driver.post(Trained(offer.round, manifest, result.weight, metrics, self._inline(manifest)))
 
     async def _timed(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
-        """Train; who is stopped before the end knows all the same how long a step takes at least."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        """Train; who is stopped after the first step began knows all the same how long a step takes at least."""
+        begun: list[float] = []
+        now = asyncio.get_running_loop().time
         try:
-            return await self._trainer.train(survey, offer, segments)
+            return await self._trainer.train(survey, offer, segments, lambda: begun.append(now()))
         except asyncio.CancelledError:
-            if steps := offer.options.get("steps", 0.0):
-                self._driver.post(TrainingStopped(offer.round, (loop.time() - begun) / steps))
+            if begun and (steps := offer.options.get("steps", 0.0)):
+                self._driver.post(TrainingStopped(offer.round, (now() - begun[0]) / steps))
             raise
 
     async def _packed(self, offer: Offer, result: TrainResult, segments: Sequence[Path]) -> PackedUpdate:

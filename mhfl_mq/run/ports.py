@@ -4,7 +4,7 @@ The real ones are `mhfl_mq.run.bench` and `mhfl_mq.run.training`; the simulator 
 one event loop of a process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -95,8 +95,12 @@ class Trainer(Protocol):
         """
         ...
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
         """Train from the segments' files (raw float32, smallest tier first); raises `MhflError` without a result.
+
+        `began` is to be called when the first step begins: what is loaded before it is none of the steps' time.
 
         `survey` is the one that the device's tier was assigned from: it has the tiers' sizes.
         The update's file is the caller's: on the disk of the device's store, and moved away from there.

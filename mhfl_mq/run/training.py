@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mhfl_mq.errors import TrainingFailed
@@ -71,7 +71,9 @@ class TaskTrainer:
             log.warning("tier %s does not run here: %s", tier, why)
         return Capability(session, report.layout, report.examples, link_bytes_s=0.0, probes=report.probes)
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
         """Train the offer's tier from its segments."""
         out = self._scratch / f"update-{offer.round}-{next(self._numbers)}.f32"
         report = await self._worker.train(
@@ -84,6 +86,7 @@ class TaskTrainer:
             round_number=offer.round,
             handicap=self._handicap,
             keep=self._keep,
+            began=began,
         )
         return TrainResult(out, report.weight, report.metrics)
 

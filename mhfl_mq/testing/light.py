@@ -145,8 +145,11 @@ class LightTrainer:
         layout = light_layout([tier.length for tier in survey.tiers], [tier.name for tier in survey.tiers])
         return Capability(session, layout.digest, EXAMPLES, 0.0, probes)
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
         """Write the update that follows from name and round."""
+        began()
         if self._train_s:
             await asyncio.sleep(self._train_s)
         out = self._scratch / f"{self._device}-{offer.round}-{next(self._numbers)}.f32"

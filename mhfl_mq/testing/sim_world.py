@@ -198,7 +198,9 @@ class SimTrainer:
         )
         return Capability(session, self._truth.layout.digest, 100, 0.0, probes)
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
         """Check the base, take time, and make an update."""
         luck = self._luck
         flat = np.concatenate([np.fromfile(path, "<f4") for path in segments])
@@ -207,6 +209,7 @@ class SimTrainer:
         if self._faulty() and luck.random() < self._plan.slow:
             self._note("training.slow")
             seconds *= 10
+        began()
         await asyncio.sleep(seconds if not self._resting() else FOR_EVER_S)
         if self._faulty() and luck.random() < self._plan.fail:
             self._note("training.failed")

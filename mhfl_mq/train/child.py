@@ -60,16 +60,22 @@ class Child:
         """Whether it still runs."""
         return self._process.returncode is None
 
-    async def ask(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Send a request and wait for its reply; raises `TrainingFailed` when the child dies or talks nonsense."""
+    async def ask(
+        self, job: str, arguments: dict[str, Any], began: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Send a request and wait for its reply; raises `TrainingFailed` when the child dies or talks nonsense.
+
+        `began` is called when the child says that a training's steps begin.
+        """
         number, self._next = self._next, self._next + 1
         self._lines.clear()  # an obituary quotes what was said in this job
         try:
             self._requests.write(to_frame({"id": number, "job": job, "arguments": arguments}))
             await self._requests.drain()
-            header = await self._replies.readexactly(HEADER)
-            body = await self._replies.readexactly(check_length(header))
-            reply = unpack(body, max_bytes=MAX_FRAME)
+            reply = await self._frame()
+            if reply == {"id": number, "began": True}:
+                began()
+                reply = await self._frame()
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise await self._obituary(job) from error
         except PeerFault as error:
@@ -79,6 +85,10 @@ class Child:
             self.kill()
             raise TrainingFailed("the training child answered another request", where=f"job {job!r}")
         return reply
+
+    async def _frame(self) -> Any:
+        header = await self._replies.readexactly(HEADER)
+        return unpack(await self._replies.readexactly(check_length(header)), max_bytes=MAX_FRAME)
 
     def kill(self) -> None:
         """End it at once."""

@@ -153,12 +153,14 @@ class Worker:
         round_number: int = 1,
         handicap: Handicap | None = None,
         keep: Path | None = None,
+        began: Callable[[], None] = lambda: None,
     ) -> TrainReport:
         """Train one round of a tier from `base` and write the update (raw little-endian float32) to `out`.
 
         `base` are the files of the segments that the tier holds, in order, or one file of its vector (it may be
         longer). `options` are the round's numbers (None: the subject's). `keep` is the folder for what stays on the
-        device between rounds; without it nothing does. Cancelling the caller kills the child.
+        device between rounds; without it nothing does. `began` is called when all is loaded and the first step begins.
+        Cancelling the caller kills the child.
         """
         weak = handicap or Handicap()
         arguments = {
@@ -172,7 +174,7 @@ class Worker:
             "handicap": [weak.slowdown, weak.memory_bytes],
             "keep": str(keep.absolute()) if keep else "",
         }
-        answer = await self._job("train", arguments)
+        answer = await self._job("train", arguments, began)
         return TrainReport(answer["weight"], answer["metrics"])
 
     async def evaluate(self, subject: Subject, flat: Path) -> dict[str, float]:
@@ -256,7 +258,9 @@ class Worker:
         while self._ends:
             await asyncio.gather(*self._ends)
 
-    async def _job(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _job(
+        self, job: str, arguments: dict[str, Any], began: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Do one job in the child, which is started where needed."""
         async with self._busy:
             if self._closed:
@@ -269,7 +273,7 @@ class Worker:
             if self._child is None:
                 self._child = await Child.spawn(self._arguments, self._log)
             try:
-                reply = await self._child.ask(job, arguments)
+                reply = await self._child.ask(job, arguments, began)
             except BaseException:  # it died, talked nonsense, or the caller was cancelled in the middle of a job
                 self._child.kill()
                 self._retire()

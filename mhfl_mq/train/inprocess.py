@@ -4,7 +4,7 @@ A job runs whole when it is asked for, so the event loop stands meanwhile: right
 """
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ class LocalWorker(Worker):
         scores: list[float] = (await self._job("local_scores", arguments))["scores"]
         return scores
 
-    async def _job(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _job(
+        self, job: str, arguments: dict[str, Any], began: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Nobody can stop a job here, so nobody needs to know when its steps began."""
         try:
             return self._jobs.run(job, arguments)
         except MhflError:

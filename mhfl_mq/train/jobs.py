@@ -40,10 +40,19 @@ class Jobs:
     """One task's jobs. `folder` is the device's own data folder, None without one.
 
     `common_test`: devices that score their own models do so on all test data as well, as a benchmark wants it.
+    `began` is called when all is loaded and the first step of a training begins.
     """
 
-    def __init__(self, task: Task, folder: Path | None, *, common_test: bool = False) -> None:
+    def __init__(
+        self,
+        task: Task,
+        folder: Path | None,
+        *,
+        common_test: bool = False,
+        began: Callable[[], None] = lambda: None,
+    ) -> None:
         self._common_test = common_test
+        self._began = began
         self.task = task
         self._folder = folder
         self._models: dict[str, TaskModels] = {}
@@ -117,7 +126,12 @@ class Jobs:
         )
         handicap = Handicap(*arguments["handicap"])
         result = train_round(
-            method_of(subject.algorithm), job, own_test=own_test, common_test=common_test, handicap=handicap
+            method_of(subject.algorithm),
+            job,
+            own_test=own_test,
+            common_test=common_test,
+            handicap=handicap,
+            began=self._began,
         )
         if keeps is not None:
             write_kept(keeps, number, maker, result.kept)

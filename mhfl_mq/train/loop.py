@@ -47,9 +47,11 @@ def train_round(
     handicap: Handicap = _WHOLE,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
+    began: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train for one round. With `own_test` the device's score on it is among the metrics, as `own/<metric>`; with
-    `common_test`, which only benchmarks have on a device, as `common/<metric>`.
+    `common_test`, which only benchmarks have on a device, as `common/<metric>`. `began` is called before the first
+    step.
     Raises `TrainingFailed` for data that is missing, for a loss that is not finite and for a model that is not.
     """
     task, options = job.models.task, job.options
@@ -61,6 +63,7 @@ def train_round(
     chosen = batches(len(job.examples), options.batch, np.random.default_rng(job.seeds))
     losses: list[float] = []
     taken: list[float] = []  # seconds of each step
+    began()
     for step in range(options.steps):
         begun = clock()
         index = torch.from_numpy(next(chosen))

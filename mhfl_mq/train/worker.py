@@ -31,13 +31,16 @@ PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 class _Server:
     """Answers one request after the other; the task is loaded at the first one."""
 
-    def __init__(self, task: str, folder: Path | None) -> None:
+    def __init__(self, task: str, folder: Path | None, replies: BinaryIO) -> None:
         self._task = task
         self._folder = folder
+        self._replies = replies
+        self._request: Any = None  # the id of the one that is being done
         self._jobs: Jobs | None = None
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to a request; no error of a job ends the child."""
+        self._request = request["id"]
         try:
             return {"id": request["id"], "answer": self._loaded().run(request["job"], request["arguments"])}
         except MhflError as error:
@@ -61,8 +64,12 @@ class _Server:
                 torch.set_num_interop_threads(1)
             from mhfl_mq.train.jobs import Jobs
 
-            self._jobs = Jobs(task, self._folder)
+            self._jobs = Jobs(task, self._folder, began=self._began)
         return self._jobs
+
+    def _began(self) -> None:
+        """Tell the parent that a training's steps begin: it may stop us before there is a reply."""
+        write_frame(self._replies, {"id": self._request, "began": True})
 
 
 def _blame(error: Exception) -> str:
@@ -105,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     requests, replies = _own_pipes()
     if options.nice:
         os.nice(options.nice)
-    server = _Server(options.task, options.data)
+    server = _Server(options.task, options.data, replies)
     with requests, replies:
         while (request := read_frame(requests)) is not None:
             write_frame(replies, server.answer(request))

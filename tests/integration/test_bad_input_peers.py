@@ -146,8 +146,10 @@ class Spoiled(LightTrainer):
         super().__init__(name, strength, scratch)
         self._spoil = spoil
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
-        return self._spoil(await super().train(survey, offer, segments), offer)
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
+        return self._spoil(await super().train(survey, offer, segments, began), offer)
 
 
 def with_value(value: float) -> Spoil:

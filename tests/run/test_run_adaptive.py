@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +45,9 @@ def step(device: str, number: int, length: int) -> Vector:
 class Steps(LightTrainer):
     """Trains to `step`."""
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
         out = self._scratch / f"{self._device}-{offer.round}-{next(self._numbers)}.f32"
         step(self._device, offer.round, survey.tiers[offer.tier].length).tofile(out)
         return TrainResult(out, float(EXAMPLES), {"loss": 0.5})

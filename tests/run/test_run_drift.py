@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +21,29 @@ from mhfl_mq.wire.messages import Offer, Survey
 LENGTHS = (1000, 4000)
 DEADLINE_S = 30.0
 ROUNDS = 5
+LOADING_S = 5.0
 
 
 class Hot(LightTrainer):
     """Its probe was quick; the step of a round takes for ever in the large tier, and a second in the small one."""
 
-    async def train(self, survey: Survey, offer: Offer, segments: Sequence[Path]) -> TrainResult:
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
+        await asyncio.sleep(LOADING_S)
+        began()
         await asyncio.sleep(1.0 if offer.tier == 0 else 1e6)
-        return await super().train(survey, offer, segments)
+        return await super().train(survey, offer, segments, began)
+
+
+class Cold(LightTrainer):
+    """It loads for ever, as from a broken disk: no step is ever begun."""
+
+    async def train(
+        self, survey: Survey, offer: Offer, segments: Sequence[Path], began: Callable[[], None]
+    ) -> TrainResult:
+        await asyncio.sleep(1e6)
+        raise AssertionError("it was to be stopped")
 
 
 def policy() -> Policy:
@@ -39,8 +54,8 @@ def policy() -> Policy:
     )
 
 
-async def federation(folder: Path) -> None:
-    """Run ada, who is hot, beside bob."""
+async def federation(folder: Path, ada: type[LightTrainer]) -> None:
+    """Run ada, who is slow, beside bob."""
     broker, clock = LossyBroker(), SimClock(asyncio.get_running_loop())
     hosts: list[DeviceHost] = []
 
@@ -55,7 +70,7 @@ async def federation(folder: Path) -> None:
         )
 
     async with asyncio.timeout(3600), asyncio.TaskGroup() as group:
-        group.create_task(device("ada", Hot))
+        group.create_task(device("ada", ada))
         group.create_task(device("bob", LightTrainer))
         await run_aggregator(
             AggregatorSetup(folder / "state", FEDERATION, TASK, max_rounds=ROUNDS, wait_for=2),
@@ -72,7 +87,7 @@ async def federation(folder: Path) -> None:
 def test_a_device_that_misses_two_deadlines_gets_a_smaller_tier_and_the_ledger_says_why(
     virtual: asyncio.Runner, tmp_path: Path
 ) -> None:
-    virtual.run(federation(tmp_path))
+    virtual.run(federation(tmp_path, Hot))
     with open_view(tmp_path / "state") as view:
         counted = {
             number: {update.device: update.tier for update in view.updates(number)} for number in range(1, ROUNDS + 1)
@@ -84,7 +99,15 @@ def test_a_device_that_misses_two_deadlines_gets_a_smaller_tier_and_the_ledger_s
     (first, second) = [facts for facts in assigned if facts["device"] == "ada"]
     assert (first["tier"], second["was"], second["tier"]) == ("tier1", "tier1", "tier0")
     assert second["news"] == [
-        "tier0: a step takes 7.5 s, it was 0.0005 s",
-        "tier1: a step takes 30 s, it was 0.002 s",
+        "tier0: a step takes 6.25 s, it was 0.0005 s",
+        "tier1: a step takes 25 s, it was 0.002 s",
     ]
     assert "tier1.step" in str(second["reason"])
+
+
+def test_a_device_whose_training_never_begins_says_nothing_of_its_steps(
+    virtual: asyncio.Runner, tmp_path: Path
+) -> None:
+    virtual.run(federation(tmp_path, Cold))
+    assigned = [one.facts for one in read(tmp_path / "state" / LEDGER) if one.kind == "device.assign"]
+    assert [facts["tier"] for facts in assigned if facts["device"] == "ada"] == ["tier1"]

@@ -177,6 +177,34 @@ async def test_cancelling_the_caller_ends_the_child(worker: Worker, tiers: Seque
     assert worker.pid is None
 
 
+async def test_a_training_says_when_its_first_step_begins(
+    worker: Worker, tiers: Sequence[Tier], tmp_path: Path
+) -> None:
+    await worker.describe(Subject.of(tiers), out=tmp_path / "flat")
+    began = asyncio.Event()
+    training = asyncio.create_task(
+        worker.train(
+            Subject.of(tiers), 0, [tmp_path / "flat"], tmp_path / "out", options={"steps": 900_000.0}, began=began.set
+        )
+    )
+    await began.wait()
+    assert not training.done()
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+
+
+async def test_a_training_that_never_gets_to_a_step_does_not_say_that_one_began(
+    worker: Worker, tiers: Sequence[Tier], tmp_path: Path
+) -> None:
+    began: list[bool] = []
+    with pytest.raises(TrainingFailed):
+        await worker.train(
+            Subject.of(tiers), 0, [tmp_path / "nothing"], tmp_path / "out", began=lambda: began.append(True)
+        )
+    assert not began
+
+
 async def test_cancel_fails_the_running_job(worker: Worker, tiers: Sequence[Tier], tmp_path: Path) -> None:
     await worker.describe(Subject.of(tiers), out=tmp_path / "flat")
     training = asyncio.create_task(
