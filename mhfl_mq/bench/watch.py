@@ -45,8 +45,8 @@ class Watch:
         watch = self
 
         class Machine(FederationMachine):
-            def handle(self, event: AggregatorEvent) -> list[AggregatorEffect]:
-                effects = super().handle(event)
+            def handle(self, event: AggregatorEvent, now: float) -> list[AggregatorEffect]:
+                effects = super().handle(event, now)
                 for effect in effects:
                     if isinstance(effect, Persist):
                         watch._saw(effect)

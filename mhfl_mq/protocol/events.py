@@ -38,13 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The process is up and its saved state was given to the machine.
-
-    `now` is the wall clock, in seconds since 1970: an aggregator's open round has the deadline of its opening. A device
-    has no use for it: only the aggregator's deadline decides.
-    """
-
-    now: float = 0.0
+    """The process is up and its saved state was given to the machine."""
 
 
 @dataclass(frozen=True, slots=True)

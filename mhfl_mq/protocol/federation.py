@@ -84,6 +84,7 @@ class FederationMachine:
         self._saved = saved
         self._head = saved.head
         self._failures = 0  # aborted rounds in a row
+        self._now = 0.0  # when the event came that is being handled
         self._numbers = Numbers(saved.last_round, saved.rounds_opened)
         self._once = Once()
         self._quiet = Quiet()
@@ -110,8 +111,12 @@ class FederationMachine:
         """What it runs under."""
         return self._rules
 
-    def handle(self, event: AggregatorEvent) -> list[AggregatorEffect]:
-        """What to do about this event. Raises `LocalMisuse` before `Started` and after `Stop`."""
+    def handle(self, event: AggregatorEvent, now: float) -> list[AggregatorEffect]:
+        """What to do about this event, at this time by the wall clock: seconds since 1970, UTC.
+
+        Raises `LocalMisuse` before `Started` and after `Stop`.
+        """
+        self._now = now
         if (self.state is FederationState.NEW) != isinstance(event, Started) or self.state is FederationState.STOPPED:
             raise LocalMisuse(
                 f"{type(event).__name__} in state {self.state.value!r}",
@@ -125,8 +130,8 @@ class FederationMachine:
 
     def _dispatch(self, event: AggregatorEvent) -> list[AggregatorEffect]:
         match event:
-            case Started(now):
-                return self._started(now)
+            case Started():
+                return self._started()
             case Heard(sender, message, _):
                 return self._heard(sender, message)
             case Faulted(sender, what, _):
@@ -144,7 +149,7 @@ class FederationMachine:
 
     # ---- life ----
 
-    def _started(self, now: float) -> list[AggregatorEffect]:
+    def _started(self) -> list[AggregatorEffect]:
         head, open_round = self.head, self._saved.open_round
         if head.layout != self._rules.layout:
             raise ConfigError(
@@ -166,7 +171,7 @@ class FederationMachine:
             self.round = Round(self._rules, self._decider, self._once, opened, head.model, open_round.counted, uploads)
             if opened.policy != self._rules.policy:
                 return effects + self.round.abort("the policy was changed while the round was open")
-            return effects + self.round.resume(now - open_round.opened_at)
+            return effects + self.round.resume(self._now - open_round.opened_at)
         self._step(FederationStep.START)
         closed = self._saved.last_closed
         if closed is not None:  # the last life may have died before it said how the round ended

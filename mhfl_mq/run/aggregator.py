@@ -86,7 +86,7 @@ class AggregatorHost:
         agent: str,
         chunk: int,
         uploads: int,
-        now: Callable[[], float],
+        now: Callable[[], float],  # the wall clock, in seconds since 1970
         broadcast_bytes_s: float | None = None,
         keepalive_s: int = 60,
         look_every_s: float = LOOK_EVERY_S,
@@ -100,7 +100,6 @@ class AggregatorHost:
         self._board = board
         self._agent = agent
         self._wanted_chunk = chunk
-        self._now = now  # the wall clock, in seconds since 1970
         self._keepalive_s = keepalive_s
         self._look_every_s = look_every_s
         self._epoch = machine.epoch
@@ -108,7 +107,9 @@ class AggregatorHost:
         self._head: Head | None = None  # as it was announced last
         self._mailer = Mailer(transport, self.traffic, log.warning)
         self._sharing = Sharing(transport, topics, self._mailer, self.traffic, broadcast_bytes_s=broadcast_bytes_s)
-        self._driver: Driver[AggregatorEvent, AggregatorEffect] = Driver(machine, self._perform)
+        self._driver: Driver[AggregatorEvent, AggregatorEffect] = Driver(
+            lambda event: machine.handle(event, now()), self._perform
+        )
         self._collecting = Collecting(blobs, bench, self._pull, self.post, places=uploads)
         self._jobs = Jobs()
         board.watch(self.traffic, lambda: transport.connected)
@@ -138,7 +139,7 @@ class AggregatorHost:
         try:
             await self._transport.connect(Session(self._client_id(), will, keepalive_s=self._keepalive_s))
             await self._transport.subscribe(self._topics.aggregator_filters())
-            self.post(Started(self._now()))  # not before: a broker may be waited for longer than a round
+            self.post(Started())  # not before: a broker may be waited for longer than a round
             self._jobs.start("connections", self._watch(presence(online=True)))
             self._jobs.start("inbox", self._listen())
             self._jobs.start("board", self._board.keep(self._look_every_s))

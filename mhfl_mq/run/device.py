@@ -105,7 +105,7 @@ class DeviceHost:
         self._gathering = Gathering(store.blobs, self._pull, luck)
         self._gathering.link_bytes_s = machine.saved.link_bytes_s
         self._holder = Holder(transport, self.traffic, lambda _peer: topics.upload(device))
-        self._driver: Driver[DeviceEvent, DeviceEffect] = Driver(machine, self._perform)
+        self._driver: Driver[DeviceEvent, DeviceEffect] = Driver(machine.handle, self._perform)
         self._jobs = Jobs()
         self._meter = Meter(machine.saved.link_bytes_s)
         self._update: Manifest | None = None

@@ -7,36 +7,26 @@ say) stops the driver at that effect: nothing after it in the list is done, and 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from mhfl_mq.protocol.effects import CancelTimer, SetTimer, Stop
 from mhfl_mq.protocol.events import TimerFired
 
-__all__ = ["Driver", "Machine"]
+__all__ = ["Driver"]
 
 EventT = TypeVar("EventT")
-EventT_contra = TypeVar("EventT_contra", contravariant=True)
 EffectT = TypeVar("EffectT")
-EffectT_co = TypeVar("EffectT_co", covariant=True)
-
-
-class Machine(Protocol[EventT_contra, EffectT_co]):
-    """A sans-IO state machine."""
-
-    def handle(self, event: EventT_contra) -> Sequence[EffectT_co]:
-        """What to do about this event; the machine's state is already the new one."""
-        ...
 
 
 class Driver(Generic[EventT, EffectT]):
-    """One machine's event loop."""
+    """One machine's event loop. `handle` is the machine's: it answers an event with what to do about it."""
 
     def __init__(
         self,
-        machine: Machine[EventT | TimerFired, EffectT],
+        handle: Callable[[EventT | TimerFired], Sequence[EffectT]],
         perform: Callable[[EffectT], Awaitable[None]],
     ) -> None:
-        self._machine = machine
+        self._handle = handle
         self._perform = perform
         self._events: asyncio.Queue[EventT | TimerFired] = asyncio.Queue()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -55,7 +45,7 @@ class Driver(Generic[EventT, EffectT]):
                     if event.name not in self._fired:
                         continue  # cancelled or set again while its event was waiting
                     self._fired.discard(event.name)
-                for effect in self._machine.handle(event):
+                for effect in self._handle(event):
                     match effect:
                         case SetTimer(name, after_s):
                             self._set_timer(name, after_s)

@@ -108,7 +108,7 @@ class Pair:
         self.sums = {}
         self.machine = FederationMachine(self.rules, self.decider, self.disk.restore(), first_epoch=self.first_epoch)
         self._srv = Presence(self.machine.epoch, True, "aggregator")
-        self.queue.append((AGGREGATOR, ev.Started(self.now)))
+        self.queue.append((AGGREGATOR, ev.Started()))
         for name, device in self.devices.items():
             self._to_device(name, self._srv)
             if device.session:
@@ -216,8 +216,11 @@ class Pair:
 
     def _hand(self, name: str, event: ev.AggregatorEvent | ev.DeviceEvent) -> None:
         side = self.side_of(name)
-        machine = self.machine if name == AGGREGATOR else self.devices[name].life
-        todo: Sequence[fx.AggregatorEffect | fx.DeviceEffect] = machine.handle(event)  # type: ignore[arg-type]
+        todo: Sequence[fx.AggregatorEffect | fx.DeviceEffect] = (
+            self.machine.handle(event, self.now)  # type: ignore[arg-type]
+            if name == AGGREGATOR
+            else self.devices[name].life.handle(event)  # type: ignore[arg-type]
+        )
         token = getattr(event, "token", 0)
         acks = [one for one in todo if isinstance(one, fx.Ack)]
         assert acks == ([fx.Ack(token)] if token else []), "each message is acknowledged once"

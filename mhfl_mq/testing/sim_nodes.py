@@ -175,11 +175,11 @@ class AggregatorNode(Node):
         duties = Duties(stage.truth, self.policy, self._uploads)
 
         class Machine(FederationMachine):
-            def handle(self, event: AggregatorEvent) -> list[AggregatorEffect]:
+            def handle(self, event: AggregatorEvent, now: float) -> list[AggregatorEffect]:
                 stage.trace(node.name, brief(event))
                 watch.event()
                 duties.event(event)
-                return _Watched(super().handle(event), look, life)
+                return _Watched(super().handle(event, now), look, life)
 
         def look(effect: AggregatorEffect) -> None:
             watch.effect(effect)

@@ -103,12 +103,13 @@ class Bench:
         self.rules = example_rules() if rules is None else rules
         self.decider = Everybody() if decider is None else decider
         self.machine = FederationMachine(self.rules, self.decider, saved)
+        self.now = NOON
 
     def after(self, *events: AggregatorEvent | tuple[str, Message]) -> list[AggregatorEffect]:
         """The effects of the last of these events; a pair is a message heard from a device, without a token."""
         effects: list[AggregatorEffect] = []
         for event in events:
-            effects = self.machine.handle(Heard(*event) if isinstance(event, tuple) else event)
+            effects = self.machine.handle(Heard(*event) if isinstance(event, tuple) else event, self.now)
         return effects
 
     @property
@@ -370,7 +371,9 @@ def test_a_round_that_is_resumed_has_the_deadline_of_its_opening_and_a_moment_fo
 ) -> None:
     """Aggregators that are restarted again and again do not make their devices wait for ever."""
     saved = replace(SAVED, last_round=7, rounds_opened=7, open_round=OpenRound(OPENED, (counted("ada"),), NOON))
-    effects = Bench(saved).after(Started(NOON + passed_s))
+    bench = Bench(saved)
+    bench.now = NOON + passed_s
+    effects = bench.after(Started())
     assert [effect for effect in effects if isinstance(effect, SetTimer)] == [SetTimer(Timer.DEADLINE, left_s)]
 
 
@@ -590,7 +593,7 @@ def test_an_offer_says_how_to_send_and_the_ledger_says_why() -> None:
 def test_a_restart_offers_in_the_same_way() -> None:
     opened = replace(SAVED, last_round=7, open_round=OpenRound(OPENED, (), NOON))
     bench = Bench(opened, decider=Slow())
-    bench.after(Started(NOON))
+    bench.after(Started())
     again = bench.after(("ada", Hello(6, "wind", "d", LAYOUT, 6)))
     assert invited(again)["ada"]["precision"] == 8.0
 
@@ -656,9 +659,9 @@ def test_answers_to_other_rounds_change_nothing(message: Message) -> None:
 
 def test_every_message_is_acknowledged_once_and_last() -> None:
     bench = Bench().in_round()
-    assert bench.machine.handle(Heard("ada", Accept(7), 41)) == [Ack(41)]
-    assert bench.machine.handle(Heard("bob", Decline(7, "train", "no"), 42))[-1] == Ack(42)
-    assert bench.machine.handle(Faulted("ada", "bad tag", 43))[-1] == Ack(43)
+    assert bench.machine.handle(Heard("ada", Accept(7), 41), NOON) == [Ack(41)]
+    assert bench.machine.handle(Heard("bob", Decline(7, "train", "no"), 42), NOON)[-1] == Ack(42)
+    assert bench.machine.handle(Faulted("ada", "bad tag", 43), NOON)[-1] == Ack(43)
 
 
 def test_a_flood_of_garbage_fills_neither_the_ledger_nor_the_screen() -> None:

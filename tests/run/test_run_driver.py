@@ -38,7 +38,7 @@ def play(
             await asyncio.sleep(0)
             performed.append(effect)
 
-        driver: Driver[Event, Effect] = Driver(script, perform)
+        driver: Driver[Event, Effect] = Driver(script.handle, perform)
         for event in events:
             driver.post(event)
         asyncio.get_running_loop().call_later(until_s, driver.post, StopAsked())
@@ -106,7 +106,7 @@ def test_a_failed_effect_stops_the_driver_and_nothing_after_it_is_done(virtual: 
             performed.append(effect)
 
         script = Script(lambda _: [Alarm("before"), SetTimer("t", 1.0), Ack(1), Alarm("after")])
-        driver: Driver[Event, Effect] = Driver(script, perform)
+        driver: Driver[Event, Effect] = Driver(script.handle, perform)
         driver.post("go")
         driver.post("never handled")
         with pytest.raises(StoreFull):

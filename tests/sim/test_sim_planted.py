@@ -87,8 +87,8 @@ def receipt_before_durable(patch: pytest.MonkeyPatch) -> None:
 def ack_before_persist(patch: pytest.MonkeyPatch) -> None:
     right = FederationMachine.handle
 
-    def wrong(self: FederationMachine, event: AggregatorEvent) -> list[AggregatorEffect]:
-        effects = right(self, event)
+    def wrong(self: FederationMachine, event: AggregatorEvent, now: float) -> list[AggregatorEffect]:
+        effects = right(self, event, now)
         return [one for one in effects if isinstance(one, Ack)] + [one for one in effects if not isinstance(one, Ack)]
 
     patch.setattr(FederationMachine, "handle", wrong)
