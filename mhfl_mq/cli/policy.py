@@ -12,7 +12,7 @@ from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
 from mhfl_mq.cli.signing import sign_command, verify_command
 from mhfl_mq.errors import ConfigError, PolicyError
-from mhfl_mq.policy import Communication, Policy, ways
+from mhfl_mq.policy import Communication, Policy, Schedule, Window, ways
 from mhfl_mq.policy.findings import Finding
 from mhfl_mq.policy.load import check_policy
 from mhfl_mq.policy.quantities import show_bytes, show_duration
@@ -151,7 +151,6 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
     )
     end = "no end" if policy.schedule.max_rounds is None else f"at most {policy.schedule.max_rounds} rounds"
     drop = policy.gate.max_drop
-    pause = show_duration(policy.schedule.interval_s) if policy.schedule.interval_s else "no pause"
     rate = limits.broadcast_bytes_s
     pace = "as fast as the broker takes it" if rate is None else f"at most {show_bytes(rate)} per second"
     return [
@@ -160,7 +159,9 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
         ("cohort", cohort),
         ("quorum", f"{part.quorum.min} updates and {part.quorum.fraction:.0%} of the cohort"),
         ("deadline", show_duration(part.deadline_s)),
-        ("schedule", f"{pause} between rounds, {end}"),
+        ("schedule", f"{_frequency(policy.schedule)}, {end}"),
+        *_windows("only in", policy.schedule.windows, policy.schedule.timezone),
+        *_windows("never in", policy.schedule.blackouts, policy.schedule.timezone),
         ("gate", "must be finite" if drop is None else f"must be finite and at most {drop:g} worse than the head"),
         ("communication", _communication(policy.communication)),
         ("stages", ", ".join(stage.name for stage in policy.stages) or "none"),
@@ -171,6 +172,23 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
             f"broadcast {pace}",
         ),
     ]
+
+
+def _frequency(schedule: Schedule) -> str:
+    """How often rounds begin, in a few words."""
+    jitter = f", up to {show_duration(schedule.jitter_s)} later" if schedule.jitter_s else ""
+    if schedule.cron:
+        return f"at '{schedule.cron}' {schedule.timezone}, or within {show_duration(schedule.within_s)} of it{jitter}"
+    pause = show_duration(schedule.interval_s) if schedule.interval_s else "no pause"
+    return f"{pause} between rounds{jitter}"
+
+
+def _windows(word: str, windows: Sequence[Window], zone: str) -> list[tuple[str, str]]:
+    shown = [
+        f"{word} {window.name or 'the time'}: {show_duration(window.lasts_s)} from '{window.cron}' {zone} on"
+        for window in windows
+    ]
+    return [("", line) for line in shown]
 
 
 def _communication(rules: Communication) -> str:

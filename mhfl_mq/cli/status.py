@@ -15,6 +15,7 @@ from mhfl_mq.errors import StoreError
 from mhfl_mq.policy.quantities import show_bytes
 from mhfl_mq.protocol.entries import COMPACTING
 from mhfl_mq.protocol.states import FederationState
+from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.rules import tier_metrics
 from mhfl_mq.run.status import read_board
 from mhfl_mq.segments import Layout
@@ -71,6 +72,7 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
             "round": board.get("round") if running else None,
             "head": {"version": head.version, "model": head.model, "origin": head.origin},
             "algorithm": board.get("algorithm"),
+            "schedule": board.get("schedule") if running else None,
             "tiers": _tiers(view, names, tier_metrics(head.metrics), layout.lengths),
             "devices": _devices(view, names, present),
             "rounds": _rounds(view, last),
@@ -88,7 +90,7 @@ def _running(board: dict[str, Any]) -> bool:
         written = datetime.datetime.fromisoformat(board["at"])
     except (KeyError, TypeError, ValueError):
         return False
-    age = datetime.datetime.now(datetime.UTC) - written
+    age = SystemClock().now() - written
     return age.total_seconds() < STALE_S
 
 
@@ -157,6 +159,8 @@ def show(facts: dict[str, Any]) -> None:
     click.echo(f"aggregator: {now}; head: version {facts['head']['version']} ({facts['head']['origin']})")
     if algorithm := facts["algorithm"]:
         click.echo(f"algorithm: {algorithm['name']}" + (f" ({algorithm['why']})" if algorithm["why"] else ""))
+    if (schedule := facts["schedule"]) and not schedule["open"]:
+        click.echo(f"no round now: {schedule['why']}")
     share = facts["participation"]
     here = sum(device["present"] or 0 for device in facts["devices"])
     there = f"{here} of {len(facts['devices'])} here" if facts["running"] else f"{len(facts['devices'])} known"

@@ -18,6 +18,7 @@ from mhfl_mq.policy.compiled import (
     Schedule,
     StageUse,
     Tier,
+    Window,
 )
 from mhfl_mq.policy.decide import (
     Decision,
@@ -52,6 +53,7 @@ __all__ = [
     "Schedule",
     "StageUse",
     "Tier",
+    "Window",
     "assign_tier",
     "best_tiers",
     "choose",

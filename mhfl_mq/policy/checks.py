@@ -63,6 +63,7 @@ def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _chunks(data)
     yield from _deadline(data)
     yield from _communication(data)
+    yield from _schedule(data)
     yield from _stage_names(data, known)
     if known is not None:
         yield from _algorithm(data, known)
@@ -219,6 +220,35 @@ def _deadline(data: object) -> Iterator[Fault]:
             )
             hint = "make the deadline longer, or step_ms, transfer_s or algorithm.options.steps smaller"
             yield Fault(Code.DEADLINE, ("spec", "tiers", index, "budget"), message, hint, key=True)
+
+
+def _schedule(data: object) -> Iterator[Fault]:
+    """Rounds begin by cron or after an interval, and a whole round fits into each window."""
+    at = ("spec", "schedule")
+    written = _dig(data, *at)
+    if not isinstance(written, dict):
+        return
+    interval = _quantity(written.get("interval", 0), parse_duration)
+    if "cron" in written and interval:
+        message = "rounds begin by cron, so the interval between them has no effect"
+        yield Fault(Code.SCHEDULE, (*at, "interval"), message, "remove the interval or the cron", key=True)
+    if "within" in written and "cron" not in written:
+        message = "within has no effect without cron"
+        yield Fault(Code.SCHEDULE, (*at, "within"), message, "write a cron, or remove it", key=True)
+    if "timezone" in written and not written.keys() & {"cron", "windows", "blackouts"}:
+        message = "timezone has no effect: nothing here depends on the hour"
+        yield Fault(Code.SCHEDULE, (*at, "timezone"), message, "write a cron, windows or blackouts, or remove it", True)
+    for part in ("windows", "blackouts"):
+        yield from _names_twice(data, (*at, part), "a window named")
+    deadline = _quantity(
+        _default(Participation, "deadline", _dig(data, "spec", "participation", "deadline")), parse_duration
+    )
+    for index, window in enumerate(_items(data, *at, "windows")):
+        lasts = _quantity(_dig(window, "duration"), parse_duration)
+        if lasts is not None and deadline is not None and 0 < lasts <= deadline:
+            message = f"no round of up to {show_duration(deadline)} (the deadline) fits into {show_duration(lasts)}"
+            hint = f"write more than {show_duration(deadline)}, or a shorter participation.deadline"
+            yield Fault(Code.SCHEDULE, (*at, "windows", index, "duration"), message, hint)
 
 
 def _communication(data: object) -> Iterator[Fault]:

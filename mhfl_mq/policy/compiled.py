@@ -7,9 +7,9 @@ of rule (schedules with windows, roll-out, privacy floors) becomes one more part
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "API_VERSION",
@@ -25,6 +25,7 @@ __all__ = [
     "Schedule",
     "StageUse",
     "Tier",
+    "Window",
 ]
 
 API_VERSION: Final = "mhfl-mq/v1"
@@ -91,11 +92,31 @@ class Participation:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A time that comes again and again: it begins by a cron line, in the schedule's zone, and lasts real seconds."""
+
+    cron: str
+    lasts_s: float
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """When rounds are opened: pause between the end of one and the next offer, and how many at most (None: no end)."""
+    """When rounds are opened: at the times of `cron`, or `interval_s` after the end of the last one.
+
+    A time of `cron` lapses after `within_s`. Both are up to `jitter_s` later, and hold only inside a window (where
+    there are any) and outside all blackouts. At most `max_rounds`
+    (None: no end). What it means is in `mhfl_mq.policy.schedule`.
+    """
 
     interval_s: float = 0.0
     max_rounds: int | None = None
+    cron: str = ""
+    timezone: str = "UTC"
+    within_s: float = 3600.0
+    windows: tuple[Window, ...] = ()
+    blackouts: tuple[Window, ...] = ()
+    jitter_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +193,19 @@ class Policy:
     def digest(self) -> str:
         """SHA-256 over the content: another layout, order of keys, or `900s` for `15m` give the same digest."""
         policy = dataclasses.asdict(self)
-        if self.communication == Communication():  # a key that came later: what does not use it keeps its digest
+        if self.communication == Communication():
             del policy["communication"]
+        policy["schedule"] = _used(self.schedule, since=("interval_s", "max_rounds"))
         content = {"apiVersion": API_VERSION, "policy": policy}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _used(part: Any, since: Sequence[str]) -> dict[str, Any]:
+    """A part without the keys that it does not use; but for those it had from the beginning.
+
+    So a policy that does not use what came later keeps its digest.
+    """
+    fields = dataclasses.fields(part)
+    used = {field.name for field in fields if field.name in since or getattr(part, field.name) != field.default}
+    return {name: value for name, value in dataclasses.asdict(part).items() if name in used}

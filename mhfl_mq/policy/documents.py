@@ -4,112 +4,38 @@ Only the aggregator's side reads policy files (extra `server`); everybody else h
 model turns itself into its compiled part. The descriptions are for editors and documents: they become the schema.
 """
 
-import math
-from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field
 
 from mhfl_mq.policy import compiled
-from mhfl_mq.policy.findings import did_you_mean
-from mhfl_mq.policy.quantities import MAX_BYTES, PART, SIZE, parse_bytes, parse_duration
-from mhfl_mq.wire.blobs import DEFAULT_CHUNK, PROFILES
-from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_INT, MAX_NUMBERS, MAX_TIERS, MIN_CHUNK
+from mhfl_mq.policy.fields import (
+    MAX_DEVICES,
+    Bytes,
+    ChunkBytes,
+    Cohort,
+    CronLine,
+    Duration,
+    Id,
+    Lasting,
+    Name,
+    OptionValue,
+    Part,
+    PositiveFloat,
+    Share,
+    TimeZone,
+)
+from mhfl_mq.wire.blobs import DEFAULT_CHUNK
+from mhfl_mq.wire.bounds import MAX_INT, MAX_NUMBERS, MAX_TIERS
 
 __all__ = ["KINDS", "FederationPolicy"]
 
-MAX_DEVICES: Final = 100_000
-"""Devices of one federation: ten times what one broker and one aggregator were ever measured with elsewhere."""
 MAX_UPLOADS: Final = 1024
 """Uploads at once: each holds a window of chunks, so this is 2 GiB of aggregator memory at 256 KiB."""
 
 
 MAX_EVERY: Final = 1000
 """Rounds between two updates of a device: beyond it, it is not taking part."""
-
-
-LASTING_SCHEMA: Final[dict[str, Any]] = {
-    "type": "string",
-    "pattern": rf"^(?:{PART}){{1,5}}$",
-    "quantity": "duration",
-}
-DURATION_SCHEMA: Final[dict[str, Any]] = {"anyOf": [LASTING_SCHEMA, {"const": 0}], "quantity": "duration"}
-BYTES_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "string", "pattern": rf"^{SIZE}$"}, {"type": "integer", "minimum": 1}],
-    "quantity": "bytes",
-}
-"""As editors check them; `quantity` is for `mhfl_mq.policy.schema`, which writes the defaults with their units."""
-
-
-def _quantity(parse: Callable[[str], float]) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return parse(value)
-        except ValueError as error:
-            says, _, hint = str(error).partition("; ")
-            raise PydanticCustomError("quantity", "{says}", {"says": says, "hint": hint}) from None
-
-    return read
-
-
-def _duration(value: object) -> object:
-    """A bare number says nothing about seconds or minutes, so it is refused; 0 needs no unit."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
-        hint = f"write {value:g}s, {value:g}m or {value:g}h"
-        raise PydanticCustomError("quantity", "a duration needs a unit", {"hint": hint})
-    return _quantity(parse_duration)(value)
-
-
-def _chunk(value: object) -> object:
-    """A size, or the name of a kind of broker."""
-    if isinstance(value, str) and value.replace("-", "").isalpha():
-        if value not in PROFILES:
-            hint = f"{did_you_mean(value, PROFILES)}; or write a size such as 256KiB"
-            raise PydanticCustomError("quantity", "there is no kind of chunk '{name}'", {"name": value, "hint": hint})
-        return PROFILES[value]
-    return _quantity(parse_bytes)(value)
-
-
-def _all_or_number(value: object) -> object:
-    if value == "all":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PydanticCustomError("cohort", "must be 'all' or a whole number", {"hint": "write all, or e.g. 20"})
-    return value
-
-
-def _option(value: object) -> object:
-    if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise PydanticCustomError(
-            "option", "must be text, a finite number, true or false", {"hint": "write one of these"}
-        )
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0), WithJsonSchema(DURATION_SCHEMA)]
-Lasting = Annotated[float, BeforeValidator(_duration), Field(gt=0), WithJsonSchema(LASTING_SCHEMA)]
-Bytes = Annotated[int, BeforeValidator(_quantity(parse_bytes)), Field(ge=1, le=MAX_BYTES), WithJsonSchema(BYTES_SCHEMA)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+-]{1,64}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-OptionValue = Annotated[
-    compiled.Option, PlainValidator(_option), WithJsonSchema({"type": ["string", "number", "boolean"]})
-]
-Cohort = Annotated[
-    Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None,
-    BeforeValidator(_all_or_number),
-    WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 1, "maximum": MAX_DEVICES}]}),
-]
-
-
-class Part(BaseModel):
-    """What all parts share: no unknown keys, no silent conversions, no infinities."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Metadata(Part):
@@ -202,11 +128,48 @@ class Participation(Part):
         return compiled.Participation(self.cohort, self.over_provision, quorum, self.deadline)
 
 
+MAX_WINDOWS: Final = 100
+"""Windows, or blackouts, of one schedule."""
+LONGEST_WINDOW_S: Final = 31 * 86400.0
+
+
+class Window(Part):
+    """A time that comes again and again."""
+
+    name: Id | None = Field(None, description="what people call it, in reasons and reports")
+    cron: CronLine = Field(description="when it begins: minute, hour, day, month, weekday, e.g. 0 22 * * 1-5")
+    duration: Annotated[Lasting, Field(le=LONGEST_WINDOW_S)] = Field(description="how long it lasts, at most 31d")
+
+    def compiled(self) -> compiled.Window:
+        return compiled.Window(self.cron, self.duration, self.name or "")
+
+
+Windows = Annotated[list[Window], Field(max_length=MAX_WINDOWS)]
+
+
 class Schedule(Part):
-    """When rounds are opened."""
+    """When rounds are opened: the update frequency."""
 
     interval: Duration = Field(0.0, description="pause between the end of a round and the next offer")
+    cron: CronLine | None = Field(None, description="rounds begin at these times; left out: after the interval")
+    within: Lasting = Field(3600.0, description="with cron: how much later than its time a round may begin")
+    timezone: TimeZone = Field("UTC", description="of all cron lines here, e.g. Asia/Tokyo")
+    windows: Windows = Field(default_factory=list, description="rounds only in these times; left out: at all times")
+    blackouts: Windows = Field(default_factory=list, description="no rounds in these times")
+    jitter: Duration = Field(0.0, description="begin up to so much later, not together with other federations")
     max_rounds: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="left out: no end")
+
+    def compiled(self) -> compiled.Schedule:
+        return compiled.Schedule(
+            interval_s=self.interval,
+            max_rounds=self.max_rounds,
+            cron=self.cron or "",
+            timezone=self.timezone,
+            within_s=self.within,
+            windows=tuple(window.compiled() for window in self.windows),
+            blackouts=tuple(window.compiled() for window in self.blackouts),
+            jitter_s=self.jitter,
+        )
 
 
 class Gate(Part):
@@ -262,12 +225,7 @@ class Limits(Part):
     """What the aggregator takes at most."""
 
     update_bytes: Bytes = Field(256 * 2**20, description="size of one update")
-    chunk_bytes: Annotated[
-        int,
-        BeforeValidator(_chunk),
-        Field(ge=MIN_CHUNK, le=MAX_CHUNK),
-        WithJsonSchema({"anyOf": [{"enum": list(PROFILES)}, *BYTES_SCHEMA["anyOf"]], "quantity": "bytes"}),
-    ] = Field(
+    chunk_bytes: ChunkBytes = Field(
         DEFAULT_CHUNK,
         description="size of a chunk, or default, small-packets (for brokers that take 128 KB) or websockets; "
         "clamped to the largest packet that the broker announces",
@@ -311,7 +269,7 @@ class FederationPolicy(Part):
             tiers=tuple(tier.compiled() for tier in spec.tiers),
             algorithm=spec.algorithm.compiled(),
             participation=spec.participation.compiled(),
-            schedule=compiled.Schedule(spec.schedule.interval, spec.schedule.max_rounds),
+            schedule=spec.schedule.compiled(),
             gate=compiled.Gate(spec.gate.max_drop),
             stages=tuple(compiled.StageUse(stage.name, dict(stage.options)) for stage in spec.stages),
             limits=compiled.Limits(**spec.limits.model_dump()),

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from mhfl_mq.errors import PolicyError
 
-__all__ = ["Code", "Finding", "did_you_mean", "policy_error", "printable"]
+__all__ = ["Code", "Finding", "did_you_mean", "nearest", "policy_error", "printable"]
 
 
 class Code(StrEnum):
@@ -27,6 +27,7 @@ class Code(StrEnum):
     WRONG_TYPE = "POL012"
     OUT_OF_RANGE = "POL013"
     QUANTITY = "POL014"
+    TIME = "POL015"
     NAME_TWICE = "POL020"
     NOT_NESTED = "POL021"
     QUORUM = "POL022"
@@ -39,6 +40,7 @@ class Code(StrEnum):
     TIER_COUNT = "POL029"
     COMMUNICATION = "POL030"
     ARCHITECTURE = "POL031"
+    SCHEDULE = "POL032"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,11 +90,17 @@ def policy_error(file: str, findings: Sequence[Finding]) -> PolicyError:
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A hint: the known word that is nearest, or all of them when none is near."""
     words = sorted(known)
-    folded = {name.casefold().replace("-", "_"): name for name in words}
-    near = difflib.get_close_matches(str(word).casefold().replace("-", "_"), folded, n=1)
+    near = nearest(word, words)
     if near:
-        return f"did you mean '{folded[near[0]]}'?"
+        return f"did you mean '{near}'?"
     return f"known here: {', '.join(words)}" if words else ""
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """The known word that a person may have meant; empty when none is near."""
+    folded = {name.casefold().replace("-", "_"): name for name in known}
+    near = difflib.get_close_matches(str(word).casefold().replace("-", "_"), folded, n=1)
+    return folded[near[0]] if near else ""
 
 
 def printable(text: str) -> str:

@@ -22,9 +22,8 @@ def words_for(kind: str, error: Any, path: Sequence[str | int], model: type[Base
         return Code.UNKNOWN_KEY, f"unknown key '{path[-1]}' in {where}", did_you_mean(path[-1], _keys(model, path))
     if kind == "missing":
         return Code.MISSING_KEY, f"{dotted(path[:-1])} needs the key '{path[-1]}'", _missing_hint(path)
-    if kind in ("quantity", "cohort", "option"):
-        code = Code.QUANTITY if kind == "quantity" else Code.WRONG_TYPE
-        return code, error["msg"], context["hint"]
+    if kind in _OURS:
+        return _OURS[kind], error["msg"], context["hint"]
     if kind == "literal_error":
         expected = [word.strip("'") for word in re.split(r", | or ", context["expected"])]
         return Code.OUT_OF_RANGE, f"{shown(value)} is not one of {context['expected']}", did_you_mean(value, expected)
@@ -42,6 +41,12 @@ def words_for(kind: str, error: Any, path: Sequence[str | int], model: type[Base
     return Code.OUT_OF_RANGE, f"{error['msg']} (it is {shown(value)})", "docs/policy.md says what is allowed here"
 
 
+_OURS: Final = {
+    "quantity": Code.QUANTITY,
+    "time": Code.TIME,
+    "cohort": Code.WRONG_TYPE,
+    "option": Code.WRONG_TYPE,
+}
 _TYPES: Final = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -71,7 +76,7 @@ _EXAMPLES: Final = {
     "bool_type": "write true or false",
     "list_type": "write a list: its entries on lines that begin with a dash, or in [ ]",
 }
-_DURATIONS: Final = frozenset({"deadline", "interval", "transfer"})
+_DURATIONS: Final = frozenset({"deadline", "interval", "transfer", "within", "duration", "jitter"})
 
 
 def _in_units(path: Sequence[str | int], value: object) -> str:

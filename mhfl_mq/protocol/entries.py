@@ -25,6 +25,7 @@ __all__ = [
     "peer_fault",
     "round_aborted",
     "round_committed",
+    "round_missed",
     "round_opened",
     "rounds_skipped",
     "update_counted",
@@ -118,6 +119,11 @@ def round_opened(opened: RoundOpened, rules: Rules, uploads: Mapping[str, Upload
             **({"uploads": reasons} if reasons else {}),
         },
     )
+
+
+def round_missed(present: int, needed: int, why: str) -> Entry:
+    """`round.miss`: the schedule allowed a round, and too few devices were there until it did no longer."""
+    return Entry("round.miss", {"present": present, "needed": needed, "why": why})
 
 
 def rounds_skipped(device: str, known: int, heard: int) -> Entry:

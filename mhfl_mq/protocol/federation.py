@@ -5,6 +5,7 @@ acknowledged once, as the last effect of its event. The machine can be restored 
 its effects: nothing is told to a device that a restart would not stand by.
 """
 
+import zlib
 from typing import Final, assert_never
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
@@ -39,7 +40,7 @@ from mhfl_mq.protocol.numbers import Numbers
 from mhfl_mq.protocol.pauses import Once, Quiet, Timer
 from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedState, VersionAdded
 from mhfl_mq.protocol.rounds import Round
-from mhfl_mq.protocol.rules import Decider, Rules
+from mhfl_mq.protocol.rules import Decider, Opening, Rules
 from mhfl_mq.protocol.states import FEDERATION, FederationState, FederationStep
 from mhfl_mq.protocol.uploads import Uploads
 from mhfl_mq.protocol.words import plain
@@ -65,6 +66,7 @@ __all__ = ["FederationMachine"]
 _BACKOFF_FIRST_S: Final = 2.0
 _BACKOFF_MOST_S: Final = 600.0  # rounds that keep failing should neither fill the ledger nor wear out the devices
 _DOUBLINGS: Final = 16
+_LOOK_S: Final = 600.0  # the schedule is asked again so often: clocks are set, and machines sleep
 
 
 class FederationMachine:
@@ -83,6 +85,9 @@ class FederationMachine:
         self._decider = decider
         self._saved = saved
         self._head = saved.head
+        self.opening = Opening(False)  # the schedule's last word
+        self._committed_at = saved.committed_at
+        self._opened_at = 0.0 if saved.open_round is None else saved.open_round.opened_at
         self._failures = 0  # aborted rounds in a row
         self._now = 0.0  # when the event came that is being handled
         self._numbers = Numbers(saved.last_round, saved.rounds_opened)
@@ -177,7 +182,7 @@ class FederationMachine:
         if closed is not None:  # the last life may have died before it said how the round ended
             version = head.version if closed.version is None else closed.version
             effects.append(Announce(Close(closed.round, closed.outcome, version)))
-        return effects
+        return effects + self._look()
 
     def _stop(self, reason: str) -> list[AggregatorEffect]:
         """End in good order. An open round stays open: the next life goes on with it."""
@@ -196,11 +201,29 @@ class FederationMachine:
     def _timer(self, name: str) -> list[AggregatorEffect]:
         if name == Timer.DEADLINE and self.round is not None:
             return self.round.deadline()
-        if name == Timer.INTERVAL and self.state is FederationState.RESTING:
-            self._step(FederationStep.DUE)
-        elif name == Timer.QUIET:
+        if name == Timer.INTERVAL and self.state in (FederationState.RESTING, FederationState.WAITING):
+            return self._look()
+        if name == Timer.QUIET:
             return list(self._quiet.over())
         return []
+
+    def _look(self) -> list[AggregatorEffect]:
+        """Ask the schedule whether a round is due, or still is, and look again when that changes."""
+        before, self.opening = self.opening, self._decider.opening(self._now, self._committed_at)
+        effects: list[AggregatorEffect] = []
+        if self.opening.yes and self.state is FederationState.RESTING:
+            self._step(FederationStep.DUE)
+        elif not self.opening.yes and self.state is FederationState.WAITING:
+            self._step(FederationStep.LAPSE)
+            present = len(self.members.candidates(self._rules.layout))
+            missed = entries.round_missed(present, self._rules.quorum_min, self.opening.why)
+            effects.append(Persist(entries=(missed,)))
+        if self.opening.changes_s is None and not self.opening.yes and self.opening.why != before.why:
+            effects += self._quiet.alarm(self.opening.why)
+        if self.opening.yes and self.opening.changes_s is None:
+            return effects
+        again_s = _LOOK_S if self.opening.changes_s is None else min(_LOOK_S, self.opening.changes_s)
+        return [*effects, SetTimer(Timer.INTERVAL, again_s)]
 
     # ---- rounds ----
 
@@ -224,6 +247,7 @@ class FederationMachine:
             cohort=tuple((device, tiers[device]) for device in invited),
         )
         self._once.clear()
+        self._opened_at = self._now
         self._step(FederationStep.OPEN)
         uploads = self._uploads.of(opened.cohort)
         self.round = Round(self._rules, self._decider, self._once, opened, self.head.model, uploads=uploads)
@@ -255,6 +279,7 @@ class FederationMachine:
         self._step(FederationStep.REST)
         if ended.version is not None:
             self._failures = 0
+            self._committed_at = self._opened_at
             self._used = (ended.number, frozenset(ended.counted))
             self._head = ended.version
             effects = [
@@ -272,10 +297,13 @@ class FederationMachine:
 
     @property
     def _rest_s(self) -> float:
+        rules = self._rules
+        luck = zlib.crc32(f"{rules.policy} {self.last_round}".encode()) / 2**32
+        interval_s = rules.interval_s + rules.jitter_s * luck
         if not self._failures:
-            return self._rules.interval_s
+            return interval_s
         backoff = _BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, _DOUBLINGS)
-        return max(self._rules.interval_s, min(_BACKOFF_MOST_S, backoff))
+        return max(interval_s, min(_BACKOFF_MOST_S, backoff))
 
     @property
     def _spent(self) -> bool:
@@ -291,7 +319,7 @@ class FederationMachine:
             self.members.had_turns(self.round.turns)
             self.round = None
             self._step(FederationStep.REST)
-            effects.append(SetTimer(Timer.INTERVAL, self._rules.interval_s))
+            effects.append(SetTimer(Timer.INTERVAL, self._rest_s))
         added = VersionAdded(
             version=self.head.version + 1,
             parent=self.head.version,

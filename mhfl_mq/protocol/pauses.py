@@ -24,7 +24,7 @@ class Timer(StrEnum):
     RESEND = "resend"  # device: say again that the update is ready
     INSTALL = "install"  # device: try again to install the head
     DEADLINE = "deadline"  # both: the round's time is over
-    INTERVAL = "interval"  # aggregator: the next round is due
+    INTERVAL = "interval"  # aggregator: the pause is over, or the schedule changes its word
     QUIET = "quiet"  # both: the silence after an alarm is over
 
 

@@ -140,4 +140,5 @@ class SavedState:
     last_closed: RoundClosed | None = None  # how the last round ended, unless it is open
     rounds_counted: Mapping[str, int] = field(default_factory=dict)  # device -> rounds it was counted in
     latest: tuple[UpdateCounted, ...] = ()  # each device's newest counted update, by name
+    committed_at: float | None = None  # when the last round that made a version began; seconds since 1970, UTC
     turns: Mapping[str, int] = field(default_factory=dict)  # device -> rounds that ended and in which it had its turn

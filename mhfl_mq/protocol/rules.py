@@ -11,7 +11,7 @@ from typing import Protocol
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import Capability, TierSpec
 
-__all__ = ["Candidate", "Decider", "Decision", "Rules", "Upload"]
+__all__ = ["Candidate", "Decider", "Decision", "Opening", "Rules", "Upload"]
 
 Candidate = tuple[str, int, int]
 """A device that may be invited: its id, its tier, and in how many rounds it had its turn."""
@@ -29,7 +29,7 @@ class Rules:
     policy: str
     quorum_min: int  # no round is opened with fewer devices present
     deadline_s: float
-    interval_s: float  # from the end of a round to the next
+    interval_s: float  # from the end of a round to the next, where the schedule allows it
     max_devices: int
     max_update_bytes: int
     max_weight: float
@@ -40,6 +40,7 @@ class Rules:
     stages: tuple[str, ...] = ()
     cohort: int | None = None  # counted updates that close a round early (more are invited); None: all invited
     compacts: bool = False  # an update may be smaller than raw float32
+    jitter_s: float = 0.0  # most that is added to the interval
     max_rounds: int | None = None  # rounds of this state folder, over all lives of its process
 
 
@@ -62,6 +63,15 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """Whether the schedule allows a round now, why, and in how many seconds that changes (None: not foreseeably)."""
+
+    yes: bool
+    changes_s: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """How a device sends its updates: numbers for its offers, every how many rounds it is asked, and why.
 
@@ -78,6 +88,13 @@ class Decider(Protocol):
 
     def assign(self, capability: Capability) -> Decision:
         """Which tier this device carries; no tier when none fits its budget."""
+        ...
+
+    def opening(self, now: float, committed_at: float | None) -> Opening:
+        """Whether a round may begin now; the last one that made a version began at `committed_at` (None: none did).
+
+        Times are seconds since 1970, UTC.
+        """
         ...
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ class FederationState(Enum):
     """What the aggregator waits for."""
 
     NEW = "new"  # saved state given, nothing begun
-    RESTING = "resting"  # the interval between rounds runs
+    RESTING = "resting"  # no round is due yet: the interval runs, or the schedule says later
     WAITING = "waiting"  # a round is due, too few devices are present
     IN_ROUND = "in round"
     STOPPED = "stopped"
@@ -218,6 +218,7 @@ class FederationStep(Enum):
     START = "start"
     RESUME = "resume"  # a restart goes on with the round that was open
     DUE = "due"
+    LAPSE = "lapse"  # too few devices came while the schedule allowed a round
     OPEN = "open"
     REST = "rest"  # a round ended
     STOP = "stop"
@@ -228,9 +229,9 @@ FEDERATION: Final = Table(
     "federation",
     _F.NEW,
     {
-        _F.NEW: {_Z.START: _F.WAITING, _Z.RESUME: _F.IN_ROUND},
+        _F.NEW: {_Z.START: _F.RESTING, _Z.RESUME: _F.IN_ROUND},
         _F.RESTING: {_Z.DUE: _F.WAITING, _Z.STOP: _F.STOPPED},
-        _F.WAITING: {_Z.OPEN: _F.IN_ROUND, _Z.STOP: _F.STOPPED},
+        _F.WAITING: {_Z.OPEN: _F.IN_ROUND, _Z.LAPSE: _F.RESTING, _Z.STOP: _F.STOPPED},
         _F.IN_ROUND: {_Z.REST: _F.RESTING, _Z.STOP: _F.STOPPED},
         _F.STOPPED: {},
     },

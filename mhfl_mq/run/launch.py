@@ -125,7 +125,9 @@ async def run_aggregator(
             )
             # Seconds of the clock keep epochs growing even over a lost state folder.
             first_epoch = int(clock.now().timestamp())
-            decider = PolicyDecider(policy, layout.lengths, luck, holds=layout.holds, wait_for=setup.wait_for)
+            decider = PolicyDecider(
+                policy, layout.lengths, luck, holds=layout.holds, wait_for=setup.wait_for, federation=setup.federation
+            )
             machine = parts.federation(rules, decider, saved, first_epoch=first_epoch)
             host = AggregatorHost(
                 topics=Topics(setup.federation, setup.root),

@@ -15,7 +15,8 @@ from mhfl_mq.families import (
     make_algorithm,
 )
 from mhfl_mq.policy import Communication, Member, Policy, assign_tier, best_tiers, choose, gate, invite, quorum_needed
-from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
+from mhfl_mq.policy.schedule import opening
+from mhfl_mq.protocol.rules import Candidate, Decision, Opening, Rules, Upload
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.messages import Capability, TierSpec
@@ -142,6 +143,7 @@ def rules_of(
         cohort=part.cohort,
         deadline_s=part.deadline_s,
         interval_s=policy.schedule.interval_s,
+        jitter_s=0.0 if policy.schedule.cron else policy.schedule.jitter_s,  # cron's own is in its times
         max_devices=limits.devices,
         max_update_bytes=limits.update_bytes,
         max_weight=limits.max_weight,
@@ -162,6 +164,7 @@ class PolicyDecider:
     """The machine's `Decider` over the policy's pure decisions. `luck` breaks ties between equal candidates.
 
     `holds` are the segments of each tier (None: tiers are nested).
+    `federation` makes its jitter unlike that of others under the same policy.
     With `wait_for` nobody is invited to a federation's first round before so many devices are here.
     """
 
@@ -173,9 +176,11 @@ class PolicyDecider:
         *,
         holds: Sequence[Sequence[int]] | None = None,
         wait_for: int = 0,
+        federation: str = "",
     ) -> None:
         self._policy = policy
         self._wait_for = wait_for
+        self._federation = federation
         self._lengths = tuple(lengths)
         self._holds = tuple(holds or (range(k + 1) for k in range(len(self._lengths))))
         self._luck = luck
@@ -190,6 +195,14 @@ class PolicyDecider:
         given = slice(len(self._names) - 1 if self._algorithm.plan.server else None)
         decision = assign_tier(self._policy.tiers[given], self._lengths[given], capability)
         return Decision(decision.answer is not None, (decision.why,), decision.answer)
+
+    def opening(self, now: float, committed_at: float | None) -> Opening:
+        """Whether the schedule allows a round now, and when that changes."""
+        schedule, part = self._policy.schedule, self._policy.participation
+        decision = opening(schedule, part.deadline_s, now, committed_at, self._federation)
+        answer = decision.answer
+        changes_s = None if answer.changes_at is None else max(0.0, answer.changes_at - now)
+        return Opening(answer.now, changes_s, decision.why)
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
         """Whom to invite, fewest turns first; nobody while too few are here."""

@@ -147,6 +147,7 @@ def describe(machine: FederationMachine) -> dict[str, Any]:
         "state": machine.state.value,
         "version": machine.head.version,
         "algorithm": {"name": machine.rules.algorithm, "why": machine.rules.algorithm_why},
+        "schedule": {"open": machine.opening.yes, "why": machine.opening.why},
         "last_round": machine.last_round,
         "round": None
         if current is None

@@ -66,6 +66,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
     opened = connection.execute(f"SELECT {_ROUND} FROM rounds WHERE outcome IS NULL").fetchone()
     counts = connection.execute("SELECT device, count(*) FROM updates GROUP BY device ORDER BY device")
     turns = connection.execute("SELECT device, count(*) FROM cohort WHERE turn = 1 GROUP BY device ORDER BY device")
+    committed = connection.execute("SELECT max(opened_at) FROM rounds WHERE outcome = 'committed'").fetchone()[0]
     return SavedState(
         epoch=0 if epoch is None else epoch[0],
         last_round=last_round,
@@ -76,6 +77,7 @@ def restore(connection: sqlite3.Connection) -> SavedState:
         if opened is None
         else OpenRound(_round_opened(connection, opened), updates(connection, opened[0]), _seconds(opened[7])),
         turns=dict(turns.fetchall()),
+        committed_at=None if committed is None else _seconds(committed),
         last_closed=round_outcome(connection, last_round),
         rounds_counted=dict(counts.fetchall()),
         latest=latest(connection),

@@ -12,9 +12,10 @@ from mhfl_mq.policy import Policy
 from mhfl_mq.protocol.effects import AggregatorEffect, FetchUpdate, Merge, Persist, SetTimer, Tell
 from mhfl_mq.protocol.events import AggregatorEvent, Heard, Started
 from mhfl_mq.protocol.pauses import Timer
-from mhfl_mq.protocol.records import Change, VersionAdded
+from mhfl_mq.protocol.records import Change, RoundOpened, VersionAdded
 from mhfl_mq.protocol.rounds import RETURN_S
 from mhfl_mq.testing.invariants import Truth, require
+from mhfl_mq.testing.sim_world import may_begin
 from mhfl_mq.wire.messages import Accept, Assign, Decline, Offer, Receipt, Verdict
 
 __all__ = ["Duties"]
@@ -32,6 +33,7 @@ class Duties:
     """The duties of one life. `uploads` tells how many updates are being pulled at this moment."""
 
     def __init__(self, truth: Truth, policy: Policy, uploads: Callable[[], int]) -> None:
+        self._at = 0.0  # when the event came that is being handled
         self._truth = truth
         self._policy = policy
         self._uploads = uploads
@@ -44,6 +46,7 @@ class Duties:
 
     def event(self, event: AggregatorEvent) -> None:
         """A new event: what the one before it made due must be done."""
+        self._at = round(self._truth.now(), 3)  # timers and clocks differ by less
         if not isinstance(event, Started):  # before that, this life owes nothing
             self._paid()
         self._assigned.clear()
@@ -121,7 +124,12 @@ class Duties:
         require(late <= STARTUP_S, f"the deadline of round {number} is put off by {late:.1f} s")
 
     def _change(self, change: Change) -> None:
-        """A model that is worse than the head by more than the gate allows never becomes the head."""
+        """No round begins where the schedule forbids one, and no model that is too much worse becomes the head."""
+        if isinstance(change, RoundOpened):
+            day_s = self._at % 86400.0  # a simulation begins at midnight
+            allowed = may_begin(self._policy.schedule, day_s)
+            require(allowed, f"round {change.round} begins at second {day_s:.1f}, where the schedule allows none")
+            self._used_once(day_s)
         head, most = self._truth.head, self._policy.gate.max_drop
         if not isinstance(change, VersionAdded) or change.origin != "round" or head is None or most is None:
             return
@@ -131,6 +139,14 @@ class Duties:
             require(
                 drop <= most, f"round {change.round} commits a model that is {drop:g} worse, the gate allows {most:g}"
             )
+
+    def _used_once(self, day_s: float) -> None:
+        """A time of the cron line is used up by a round that made a version."""
+        period = 120.0
+        committed = [one for one in self._truth.rounds.values() if one.closed is not None and one.closed.version]
+        if self._policy.schedule.cron and committed:
+            last = committed[-1].at % 86400.0
+            require(last // period < day_s // period, f"a second round begins at second {day_s:.1f} for the same time")
 
     def _places_suffice(self) -> None:
         running, places = self._uploads(), self._policy.limits.concurrent_uploads

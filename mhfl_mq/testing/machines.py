@@ -1,7 +1,7 @@
 """What a test of the machines needs around them: rules, a decider, and a disk with the rules of the real store."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
@@ -18,7 +18,7 @@ from mhfl_mq.protocol.records import (
     UpdateCounted,
     VersionAdded,
 )
-from mhfl_mq.protocol.rules import Candidate, Decision, Rules, Upload
+from mhfl_mq.protocol.rules import Candidate, Decision, Opening, Rules, Upload
 from mhfl_mq.wire.messages import Capability, Manifest, TierSpec
 
 __all__ = ["LAYOUT", "Disk", "Everybody", "digest", "example_rules", "manifest_of"]
@@ -68,11 +68,16 @@ class Everybody:
         self.open_gate = True
         self.alarms: tuple[str, ...] = ()
         self.use: tuple[int, ...] = ()
+        self.schedule: Callable[[float, float | None], Opening] = lambda _now, _committed_at: Opening(True)
 
     def assign(self, capability: Capability) -> Decision:
         """The same tier for everybody who can run it."""
         able = self.tier is not None and len(capability.probes) > self.tier
         return Decision(able, ("fits",) if able else ("no tier fits", "too slow"), self.tier if able else None)
+
+    def opening(self, now: float, committed_at: float | None) -> Opening:
+        """As it is set."""
+        return self.schedule(now, committed_at)
 
     def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
         """Everybody."""
@@ -171,6 +176,10 @@ class Disk:
             last_closed=self.closed.get(self.last_round),
             rounds_counted=Counter(device for _, device in self.counted),
             latest=tuple(newest[device] for device in sorted(newest)),
+            committed_at=max(
+                (self.opened_at[number] for number, one in self.closed.items() if one.version is not None),
+                default=None,
+            ),
             turns=Counter(device for closed in self.closed.values() for device in closed.turns),
         )
 

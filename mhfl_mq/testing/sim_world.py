@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -14,7 +15,7 @@ from unittest import mock
 import numpy as np
 
 from mhfl_mq.errors import StoreError, TrainingFailed
-from mhfl_mq.policy import Algorithm, Budget, Gate, Limits, Participation, Policy, Quorum, Schedule, Tier
+from mhfl_mq.policy import Algorithm, Budget, Gate, Limits, Participation, Policy, Quorum, Schedule, Tier, Window
 from mhfl_mq.run.ports import Founded, TrainResult
 from mhfl_mq.segments import Axis, Layout, Parameter, Span, Vector
 from mhfl_mq.segments import Tier as LayoutTier
@@ -60,6 +61,25 @@ def sim_layout(*, apart: bool = False) -> Layout:
     return Layout(tiers, {"units": (4, 10, 20)}, (Parameter("weight", axes),))
 
 
+SCHEDULES: Final = (
+    Schedule(),
+    Schedule(),
+    Schedule(windows=(Window("*/2 * * * *", 80.0),)),
+    Schedule(blackouts=(Window("*/3 * * * *", 60.0),)),
+    Schedule(cron="*/2 * * * *", within_s=70.0),
+)
+"""A round of `DEADLINE_S` fits in each of them again and again."""
+
+
+def may_begin(schedule: Schedule, at: float) -> bool:
+    """Whether one of these schedules allows a round at this second of the day; worked out by hand."""
+    if schedule.windows:
+        return at % 120 < 80 - DEADLINE_S
+    if schedule.blackouts:
+        return 60 <= at % 180 < 180 - DEADLINE_S
+    return not schedule.cron or at % 120 < 70
+
+
 def sim_policy(luck: random.Random, devices: int) -> Policy:
     """A policy with a cohort, quorum and interval of the seed's choice."""
     return Policy(
@@ -72,7 +92,7 @@ def sim_policy(luck: random.Random, devices: int) -> Policy:
             quorum=Quorum(min=2, fraction=luck.choice((0.0, 0.5, 0.8))),
             deadline_s=DEADLINE_S,
         ),
-        schedule=Schedule(interval_s=luck.choice((0.0, 1.0, 5.0))),
+        schedule=replace(luck.choice(SCHEDULES), interval_s=luck.choice((0.0, 1.0, 5.0))),
         gate=Gate(max_drop=0.5),
         limits=Limits(
             update_bytes=800,

@@ -1,18 +1,22 @@
 """The real command line, with arithmetic in the place of training: `python light_mhfl.py COMMAND...`.
 
 The lengths of the tiers' prefixes stand in MHFL_LIGHT_LENGTHS; a device's shard is the largest tier that it carries.
+The wall clock is MHFL_LIGHT_CLOCK_S seconds ahead of the machine's.
 Everything else (options, policy, store, broker, machines, signals, exit codes) is what `mhfl` runs. No torch.
 """
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mhfl_mq.cli import Commands, main
+from mhfl_mq.run.clock import SystemClock
 
 LENGTHS = [int(one) for one in os.environ.get("MHFL_LIGHT_LENGTHS", "300,20000").split(",")]
+CLOCK_S = float(os.environ.get("MHFL_LIGHT_CLOCK_S", "0"))
 TRAIN_S = float(os.environ.get("MHFL_LIGHT_TRAIN_S", "0.05"))
 
 real_command = Commands.get_command
@@ -34,6 +38,12 @@ def get_command(group: Commands, context: click.Context, name: str) -> click.Com
     return real_command(group, context, name)
 
 
+def now(_clock: SystemClock) -> datetime:
+    """What the wall clock shows."""
+    return datetime.now(UTC) + timedelta(seconds=CLOCK_S)
+
+
 if __name__ == "__main__":
+    setattr(SystemClock, "now", now)  # noqa: B010
     setattr(Commands, "get_command", get_command)  # noqa: B010
     main()

@@ -45,6 +45,26 @@ def whole() -> str:
     return WHOLE
 
 
+PLANNED = """\
+  schedule:
+    timezone: Asia/Tokyo
+    cron: 0 2 * * 1-5
+    within: 90m
+    jitter: 5m
+    windows:
+      - {name: night, cron: 0 22 * * *, duration: 8h}
+    blackouts:
+      - {name: month-end, cron: 0 0 L * *, duration: 1d}
+      - {cron: 30 4 * * 7, duration: 20m}
+"""
+
+
+@pytest.fixture
+def planned() -> str:
+    """The same with a schedule that uses every key but the interval, from line 27 on."""
+    return WHOLE.replace("  schedule: {interval: 1h30m, max_rounds: 50}\n", "") + PLANNED
+
+
 @pytest.fixture
 def known() -> Known:
     """The names that are installed, for the tests."""

@@ -10,11 +10,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mhfl_mq.errors import PolicyError
-from mhfl_mq.policy.compiled import Algorithm, Budget, Gate, Limits, Participation, Quorum, Schedule, StageUse, Tier
+from mhfl_mq.policy.compiled import (
+    Algorithm,
+    Budget,
+    Gate,
+    Limits,
+    Participation,
+    Quorum,
+    Schedule,
+    StageUse,
+    Tier,
+    Window,
+)
 from mhfl_mq.policy.load import MAX_BYTES, Known, check_policy, check_text, load_policy
 from mhfl_mq.wire.blobs import PROFILES
 
 Place = tuple[str, int, int]
+DIGEST = "65bcb7a5644dbf7cf80963d4ec95f6c1d4925c50f366c739bdf30fb530426034"
+"""Of the whole policy, since before schedules had windows."""
 
 NINE = """\
 apiVersion: mhfl-mq/v1
@@ -251,6 +264,59 @@ def test_a_fault_is_found_where_it_stands(
     found = there[code, line, column]
     assert found.message
     assert hint in found.hint
+
+
+PLANS = [
+    ("timezone: Asia/Tokyo", "timezone: Asia/Tokio", "POL015", 28, 15, "did you mean 'Asia/Tokyo'?"),
+    ("timezone: Asia/Tokyo", "timezone: plant-7-local", "POL015", 28, 15, "write e.g. Asia/Tokyo, Europe/Berlin or UTC"),
+    ("timezone: Asia/Tokyo", "timezone: 9", "POL012", 28, 15, ""),
+    ("cron: 0 2 * * 1-5", "cron: 0 25 * * 1-5", "POL015", 29, 11, "e.g. 0 2 * * 1-5 for 02:00 from Monday to Friday"),
+    ("cron: 0 2 * * 1-5", "cron: 0 0 2 * * 1-5", "POL015", 29, 11, "write minute, hour, day, month and weekday"),
+    ("cron: 0 2 * * 1-5", "cron: 2", "POL012", 29, 11, ""),
+    ("cron: 0 2 * * 1-5", "interval: 1h", "POL032", 30, 5, "write a cron, or remove it"),
+    ("jitter: 5m", "interval: 1h", "POL032", 31, 5, "remove the interval or the cron"),
+    ("jitter: 5m", "jitter: 5", "POL014", 31, 13, "write 5s, 5m or 5h"),
+    ("duration: 8h", "duration: 15m", "POL032", 33, 51, "write more than 15m, or a shorter participation.deadline"),
+    ("duration: 1d", "duration: 40d", "POL013", 35, 54, "write 31d or less"),
+    ("duration: 1d", "duratoin: 1d", "POL010", 35, 44, "did you mean 'duration'?"),
+    ("{cron: 30 4", "{name: month-end, cron: 30 4", "POL020", 36, 16, "give each one a name of its own"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "code", "line", "column", "hint"), PLANS)
+def test_a_fault_of_the_schedule_is_found_where_it_stands(
+    planned: str, known: Known, old: str, new: str, code: str, line: int, column: int, hint: str
+) -> None:
+    assert old in planned
+    findings = check_text(planned.replace(old, new, 1), "p.yaml", known).findings
+    there = {(one.code, one.line, one.column): one for one in findings}
+    assert (code, line, column) in there, [one.render() for one in findings]
+    assert hint in there[code, line, column].hint
+
+
+def test_a_schedule_is_compiled_into_seconds(planned: str, known: Known) -> None:
+    policy = check_text(planned, "p.yaml", known).policy
+    assert policy is not None
+    assert policy.schedule == Schedule(
+        cron="0 2 * * 1-5",
+        timezone="Asia/Tokyo",
+        within_s=5400.0,
+        jitter_s=300.0,
+        windows=(Window("0 22 * * *", 28_800.0, "night"),),
+        blackouts=(Window("0 0 L * *", 86_400.0, "month-end"), Window("30 4 * * 7", 1200.0)),
+    )
+
+
+def test_a_time_zone_where_no_hour_matters_is_a_finding(whole: str, known: Known) -> None:
+    text = whole.replace("interval: 1h30m", "interval: 1h30m, timezone: Asia/Tokyo")
+    assert [(one.code, one.column) for one in check_text(text, "p.yaml", known).findings] == [("POL032", 31)]
+
+
+def test_a_policy_without_the_schedules_later_keys_keeps_its_digest(whole: str, known: Known) -> None:
+    """It stands in ledgers."""
+    policy = check_text(whole, "p.yaml", known).policy
+    assert policy is not None
+    assert policy.digest == DIGEST
 
 
 def test_a_stage_twice_and_a_stage_where_none_is_installed() -> None:

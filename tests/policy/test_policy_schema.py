@@ -33,8 +33,9 @@ def test_every_shipped_policy_is_valid_by_it(shipped_policies: list[Path]) -> No
         assert faults(file.read_text("utf-8"), installed()) == []
 
 
-def test_a_policy_that_uses_every_key_is_valid_by_it(whole: str, known: Known) -> None:
-    assert faults(whole, known) == []
+def test_a_policy_that_uses_every_key_is_valid_by_it(whole: str, planned: str, known: Known) -> None:
+    assert faults(whole, known) == faults(planned, known) == []
+    assert faults(planned.replace("cron: 0 2 * * 1-5", "cron: 0 2 * *"), known) == ["spec.schedule.cron"]
     assert faults(whole.replace("epsilon: 6.0", "epsilon: [6.0]"), known) == ["spec.stages.0.options.epsilon"]
 
 

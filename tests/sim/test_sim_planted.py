@@ -13,7 +13,7 @@ from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.members import Members
 from mhfl_mq.protocol.records import RoundOpened
 from mhfl_mq.protocol.rounds import Round
-from mhfl_mq.protocol.rules import Decision
+from mhfl_mq.protocol.rules import Decision, Opening
 from mhfl_mq.protocol.transfer_admission import Admission
 from mhfl_mq.protocol.work import Work
 from mhfl_mq.run.bench import Bench
@@ -166,6 +166,15 @@ def the_gate_says_yes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PolicyDecider, "gate", lambda self, new, head: Decision(True, ("fine",)))
 
 
+def the_schedule_is_not_asked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PolicyDecider, "opening", lambda self, now, committed_at: Opening(True))
+
+
+def a_time_is_never_used_up(patch: pytest.MonkeyPatch) -> None:
+    right = PolicyDecider.opening
+    patch.setattr(PolicyDecider, "opening", lambda self, now, committed_at: right(self, now, None))
+
+
 def admission_is_unbounded(patch: pytest.MonkeyPatch) -> None:
     right = Admission.__init__
 
@@ -231,6 +240,8 @@ PLANTED: tuple[tuple[Plant, str, str], ...] = (
     (a_restart_puts_the_deadline_off, "crashes", "is put off by"),
     (no_offer_again, "crashes", "did not hear the offer again"),
     (the_gate_says_yes, "stragglers", "the gate allows"),
+    (the_schedule_is_not_asked, "calm", "where the schedule allows none"),
+    (a_time_is_never_used_up, "calm", "begins at second .* for the same time"),
     (admission_is_unbounded, "network", "updates are being pulled"),
     (only_one_device_is_ever_invited, "calm", "no new round was committed"),
     (update_said_before_it_is_saved, "calm", "is ready before it is durable"),

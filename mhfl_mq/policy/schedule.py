@@ -1,0 +1,219 @@
+"""When a round may begin: cron, windows and blackouts in a time zone, as intervals of absolute seconds.
+
+Pure: the time comes in. `opening` decides for one instant and says when that changes; `next_opening` looks ahead. A
+round is opened only where its whole deadline fits before the window ends and before a blackout begins, so no device
+trains in a blackout, and nobody's deadline depends on the hour.
+
+Cron lines are Debian's, by cronsim: at a daylight-saving change a fixed time that is skipped happens right after the
+gap, one that comes twice happens once, and `*` goes on in real time. A window lasts real seconds: eight hours are
+eight hours in such a night too.
+"""
+
+import heapq
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from mhfl_mq.policy.compiled import Schedule, Window
+from mhfl_mq.policy.decide import Decision, Reason
+from mhfl_mq.policy.quantities import show_duration
+
+__all__ = ["HORIZON_S", "Opening", "fires", "next_opening", "opening", "show_time", "zone_of"]
+
+HORIZON_S: Final = 400 * 86400.0
+"""How far ahead is looked: over a year, so that what comes once a year is found. What is not found is never."""
+_MERGED_S: Final = 8 * 86400.0  # as far as touching windows are taken for one: what comes later is looked at later
+_WRONG_S: Final = 86400.0
+_SHIFT_S: Final = 4 * 3600.0  # clocks are shifted by 3 h at most: a cron time may lie so far from where cronsim has it
+
+Interval = tuple[float, float]
+"""From (inclusive) and to (exclusive), in seconds since 1970, UTC."""
+_Holding = Callable[[float], Interval | None]
+"""The first interval that ends after this instant in which a rule holds; None: never again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Whether a round may begin, and when that changes, in seconds since 1970 (None: not within `HORIZON_S`)."""
+
+    now: bool
+    changes_at: float | None
+
+
+def opening(
+    schedule: Schedule, deadline_s: float, now: float, committed_at: float | None = None, salt: str = ""
+) -> Decision[Opening]:
+    """Whether a round whose deadline is `deadline_s` may begin now.
+
+    A time of `schedule.cron` is used up by a round that begins at it or later and makes a version, the last of which
+    began at `committed_at`; after one that fails, another may try until the time lapses, `within_s` after it. `salt`
+    draws the jitter, so that two federations do not begin together.
+    """
+    rules = _rules(schedule, deadline_s, committed_at, salt)
+    reasons = [_reason(name, rule, schedule, now) for name, rule in rules.items()]
+    found = _first(list(rules.values()), now)
+    if found is None:
+        return Decision(Opening(False, None), (*reasons, Reason("schedule", False, "no round is planned any more")))
+    start, end = found
+    if start <= now:
+        return Decision(Opening(True, end if end < math.inf else None), tuple(reasons))
+    when = Reason("schedule", False, f"the next round may begin {show_time(start, schedule)}")
+    return Decision(Opening(False, start), (*reasons, when))
+
+
+def next_opening(
+    schedule: Schedule, deadline_s: float, since: float, committed_at: float | None = None, salt: str = ""
+) -> Interval | None:
+    """The first interval from `since` on in which a round may begin; None: not within `HORIZON_S`."""
+    return _first(list(_rules(schedule, deadline_s, committed_at, salt).values()), since)
+
+
+def fires(cron: str, zone: ZoneInfo, since: float) -> Iterator[float]:
+    """The times of a cron line after `since`, in order."""
+    begin = datetime.fromtimestamp(math.floor(since - _SHIFT_S), UTC).astimezone(zone)
+    last = since
+    for one in CronSim(cron, begin):
+        at = one.timestamp()
+        if at > last:  # cronsim gives what a gap swallowed more than once, and forgets which of two hours it is in
+            last = at
+            yield at
+
+
+@lru_cache(maxsize=64)
+def zone_of(name: str) -> ZoneInfo:
+    """A time zone; raises `ValueError` for a name that is none."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # OSError: a name that is a folder of the database
+        raise ValueError(f"there is no time zone {name!r}") from None
+
+
+def show_time(at: float, schedule: Schedule) -> str:
+    """An instant for people, in the schedule's zone, to the second where that matters: `2026-11-24 22:00 JST`."""
+    local = datetime.fromtimestamp(at, zone_of(schedule.timezone))
+    return local.strftime("%Y-%m-%d %H:%M:%S %Z" if at % 60 >= 1 else "%Y-%m-%d %H:%M %Z")
+
+
+# ---- the rules ------------------------------------------------------------------------------------------------
+
+
+def _rules(schedule: Schedule, deadline_s: float, committed_at: float | None, salt: str) -> dict[str, _Holding]:
+    """By their names; only those that the schedule has."""
+    zone = zone_of(schedule.timezone)
+    rules: dict[str, _Holding] = {}
+    if schedule.cron:
+        rules["schedule.cron"] = lambda at: _due(schedule, zone, at, committed_at, salt)
+    if schedule.windows:
+        rules["schedule.windows"] = lambda at: _inside(schedule.windows, zone, at, deadline_s)
+    if schedule.blackouts:
+        rules["schedule.blackouts"] = lambda at: _outside(schedule.blackouts, zone, at, deadline_s)
+    return rules
+
+
+def _first(rules: Sequence[_Holding], since: float) -> Interval | None:
+    """The first interval that ends after `since` in which all rules hold."""
+    start = since
+    while start < since + HORIZON_S:
+        end, later = math.inf, start
+        for rule in rules:
+            found = rule(start)
+            if found is None:
+                return None
+            later, end = max(later, found[0]), min(end, found[1])
+        if later <= start:
+            return start, end
+        start = later
+    return None
+
+
+def _due(schedule: Schedule, zone: ZoneInfo, at: float, committed_at: float | None, salt: str) -> Interval | None:
+    """From a time of the cron line until it lapses, unless it is used up."""
+    # A time that lies far ahead was taken from a clock that was wrong: it may not stop rounds for years.
+    used = -math.inf if committed_at is None or committed_at > at + _WRONG_S else committed_at
+    for time in fires(schedule.cron, zone, max(used, at - schedule.within_s - schedule.jitter_s)):
+        if time > at + HORIZON_S:
+            break
+        begin = time + jitter(schedule, salt, time)
+        if begin + schedule.within_s > at:
+            return begin, begin + schedule.within_s
+    return None
+
+
+def _inside(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Interval | None:
+    """In a window, early enough for a whole round."""
+    for begin, end in _periods(windows, zone, at, deadline_s):
+        if end - deadline_s > max(at, begin):
+            return begin, end - deadline_s
+    return None
+
+
+def _outside(blackouts: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Interval | None:
+    """In no blackout, and early enough for a whole round before the next one."""
+    free = at
+    for begin, end in _periods(blackouts, zone, at, deadline_s):
+        if begin - deadline_s > free:
+            return free, begin - deadline_s
+        free = end
+    return free, math.inf
+
+
+def _periods(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Iterator[Interval]:
+    """The windows that end after `at`, in order; those that touch or overlap are one, as far as anybody looks."""
+    merged: Interval | None = None
+    for begin, end in heapq.merge(*(_of(window, zone, at) for window in windows)):
+        if begin > at + HORIZON_S:
+            break
+        if merged is None:
+            merged = begin, end
+        elif begin <= merged[1] < at + deadline_s + _MERGED_S:
+            merged = merged[0], max(merged[1], end)
+        elif end > merged[1]:
+            yield merged
+            merged = begin, end
+    if merged is not None:
+        yield merged
+
+
+def _of(window: Window, zone: ZoneInfo, at: float) -> Iterator[Interval]:
+    return ((time, time + window.lasts_s) for time in fires(window.cron, zone, at - window.lasts_s))
+
+
+def jitter(schedule: Schedule, salt: str, what: float) -> float:
+    """Seconds from 0 to the schedule's jitter, always the same for one time (or round) of one federation."""
+    return schedule.jitter_s * (zlib.crc32(f"{salt} {what:.0f}".encode()) / 2**32)
+
+
+# ---- in words -------------------------------------------------------------------------------------------------
+
+
+def _reason(name: str, rule: _Holding, schedule: Schedule, now: float) -> Reason:
+    found = rule(now)
+    holds = found is not None and found[0] <= now
+    match name:
+        case "schedule.cron":
+            says = f"a round is due by '{schedule.cron}'" if holds else f"no round is due by '{schedule.cron}'"
+        case "schedule.windows":
+            says = "in a window" if holds else "no window is open that a whole round fits into"
+        case _:
+            says = "in no blackout" if holds else _blackout(schedule, now)
+    if holds and found is not None and found[1] < now + _MERGED_S:
+        says += f" for {show_duration(found[1] - now)}"
+    return Reason(name, holds, says)
+
+
+def _blackout(schedule: Schedule, now: float) -> str:
+    """The blackout that is on, or that is next."""
+    zone = zone_of(schedule.timezone)
+    coming = ((next(_of(one, zone, now), (math.inf, math.inf)), index) for index, one in enumerate(schedule.blackouts))
+    (begin, end), index = min(coming)
+    name = schedule.blackouts[index].name or f"'{schedule.blackouts[index].cron}'"
+    if begin > now:
+        return f"the blackout {name} begins {show_time(begin, schedule)}, before a round could end"
+    return f"the blackout {name} is on until {show_time(end, schedule)}"

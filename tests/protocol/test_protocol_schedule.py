@@ -1,0 +1,192 @@
+"""When the federation machine opens rounds: it asks the schedule, and looks again when the schedule's word changes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from mhfl_mq.protocol.effects import AggregatorEffect, Alarm, Persist, SetTimer, Tell
+from mhfl_mq.protocol.events import AggregatorEvent, Heard, Merged, RollbackAsked, Started, TimerFired, UpdateStored
+from mhfl_mq.protocol.federation import FederationMachine
+from mhfl_mq.protocol.pauses import Timer
+from mhfl_mq.protocol.records import DeviceSaved, Entry, SavedState, VersionAdded
+from mhfl_mq.protocol.rules import Opening, Rules
+from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules, manifest_of
+from mhfl_mq.wire.messages import Message, Offer, Presence, ProbeResult, UpdateReady
+
+PROBES = (ProbeResult("small", 0.1, 1), ProbeResult("large", 0.2, 2))
+SAVED = SavedState(
+    head=VersionAdded(0, None, digest("model 0"), LAYOUT, "initial", None, {}, ""),
+    devices=tuple(DeviceSaved(name, 1, 1, "fits", LAYOUT, 10, 0.0, PROBES) for name in ("ada", "bob")),
+)
+OPENS, CLOSES = 1000.0, 2000.0
+
+
+def window(now: float, _committed_at: float | None) -> Opening:
+    """Rounds may begin from `OPENS` to `CLOSES`."""
+    if now < OPENS:
+        return Opening(False, OPENS - now, "not yet")
+    return Opening(True, CLOSES - now, "in the window") if now < CLOSES else Opening(False, None, "never again")
+
+
+class Bench:
+    """A federation machine under a schedule, with a clock in the test's hand."""
+
+    def __init__(self, saved: SavedState = SAVED, rules: Rules | None = None) -> None:
+        self.decider = Everybody()
+        self.decider.schedule = window
+        self.machine = FederationMachine(example_rules() if rules is None else rules, self.decider, saved)
+        self.now = 0.0
+
+    def after(self, *events: AggregatorEvent | tuple[str, Message]) -> list[AggregatorEffect]:
+        """The effects of all of these events."""
+        effects: list[AggregatorEffect] = []
+        for event in events:
+            effects += self.machine.handle(Heard(*event) if isinstance(event, tuple) else event, self.now)
+        return effects
+
+    @property
+    def state(self) -> str:
+        return self.machine.state.value
+
+    def at(self, now: float) -> list[AggregatorEffect]:
+        """The timer of the pause runs out at this time."""
+        self.now = now
+        return self.after(TimerFired(Timer.INTERVAL))
+
+    def here(self, *devices: str) -> list[AggregatorEffect]:
+        return self.after(*((device, Presence(2, True, "d")) for device in devices))
+
+    def finish_round(self) -> list[AggregatorEffect]:
+        """Both devices deliver, and the merge makes a model."""
+        one = self.machine.round
+        assert one is not None
+        for device in ("ada", "bob"):
+            manifest = manifest_of(f"{device} {one.number}", 80)
+            ready = UpdateReady(one.number, one.opened.base, 1.0, manifest, {})
+            self.after((device, ready), UpdateStored(one.number, device, manifest.blob_id))
+        return self.after(Merged(one.number, digest(f"of {one.number}")))
+
+
+def timers(effects: Sequence[AggregatorEffect]) -> list[float]:
+    return [one.after_s for one in effects if isinstance(one, SetTimer) and one.name == Timer.INTERVAL]
+
+
+def offers(effects: Sequence[AggregatorEffect]) -> set[str]:
+    return {one.device for one in effects if isinstance(one, Tell) and isinstance(one.message, Offer)}
+
+
+def noted(effects: Sequence[AggregatorEffect], kind: str) -> list[Entry]:
+    entries = [entry for one in effects if isinstance(one, Persist) for entry in one.entries]
+    return [entry for entry in entries if entry.kind == kind]
+
+
+def test_nobody_is_invited_before_the_schedule_allows_a_round() -> None:
+    bench = Bench()
+    bench.now = 900.0
+    started = bench.after(Started())
+    assert timers(started) == [100.0]
+    assert bench.state == "resting"
+    assert offers(bench.here("ada", "bob")) == set()
+    assert timers(bench.at(999.0)) == [1.0]  # a timer that was early is set again
+    assert offers(bench.at(OPENS)) == {"ada", "bob"}
+    assert not noted(started, "round.miss")
+
+
+def test_the_schedule_is_asked_again_after_ten_minutes_at_most_because_clocks_are_set() -> None:
+    bench = Bench()
+    assert timers(bench.after(Started())) == [600.0]
+    bench.here("ada", "bob")
+    assert offers(bench.at(OPENS + 5.0)) == {"ada", "bob"}  # ten minutes by the timer, and the clock was set forward
+
+
+def test_a_round_that_ends_after_the_window_is_not_followed_by_another() -> None:
+    bench = Bench()
+    bench.now = CLOSES - 1.0
+    bench.after(Started())
+    assert offers(bench.here("ada", "bob")) == {"ada", "bob"}
+    bench.now = CLOSES + 30.0
+    assert timers(bench.finish_round()) == [10.0]  # the interval, as after every round
+    effects = bench.at(CLOSES + 40.0)
+    assert offers(effects) == set()
+    assert bench.state == "resting"
+    assert [one.text for one in effects if isinstance(one, Alarm)] == ["never again"]
+    assert timers(effects) == [600.0]
+    assert not any(isinstance(one, Alarm) for one in bench.at(CLOSES + 640.0))  # said once
+
+
+def test_a_window_that_closes_while_devices_are_missing_is_a_missed_round_in_the_ledger() -> None:
+    bench = Bench()
+    bench.now = 1500.0
+    assert timers(bench.after(Started())) == [500.0]
+    assert offers(bench.here("ada")) == set()
+    assert bench.state == "waiting"
+    (missed,) = noted(bench.at(CLOSES), "round.miss")
+    assert missed.facts == {"present": 1, "needed": 2, "why": "never again"}
+    assert bench.state == "resting"
+    assert offers(bench.here("bob")) == set()
+
+
+def test_the_pause_timer_means_nothing_while_a_round_is_open() -> None:
+    bench = Bench()
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    assert bench.at(CLOSES) == []
+    assert bench.state == "in round"
+
+
+@pytest.mark.parametrize("how", ["committed", "aborted"])
+def test_the_schedule_is_told_when_the_last_round_that_made_a_version_began(how: str) -> None:
+    asked: list[float | None] = []
+
+    def schedule(now: float, committed_at: float | None) -> Opening:
+        asked.append(committed_at)
+        return Opening(True)
+
+    bench = Bench()
+    bench.decider.schedule = schedule
+    bench.now = 50.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    bench.now = 90.0
+    if how == "committed":
+        bench.finish_round()
+    else:
+        bench.after(TimerFired(Timer.DEADLINE))
+    bench.at(100.0)
+    assert asked == [None, 50.0 if how == "committed" else None]
+
+
+def test_a_restart_goes_on_with_what_the_last_life_knew_of_the_last_round() -> None:
+    asked: list[float | None] = []
+    bench = Bench(replace(SAVED, committed_at=77.0))
+
+    def schedule(_now: float, committed_at: float | None) -> Opening:
+        asked.append(committed_at)
+        return Opening(True)
+
+    bench.decider.schedule = schedule
+    bench.after(Started())
+    assert asked == [77.0]
+
+
+def test_a_jitter_is_added_to_the_interval_and_is_not_always_the_same() -> None:
+    rests = set()
+    for last in range(20):
+        bench = Bench(replace(SAVED, last_round=last), example_rules(interval_s=10.0, jitter_s=5.0))
+        bench.now = 1500.0
+        bench.after(Started())
+        bench.here("ada", "bob")
+        (rest,) = timers(bench.finish_round())
+        rests.add(rest)
+    assert all(10.0 <= one < 15.0 for one in rests)
+    assert len(rests) > 15
+
+
+def test_a_rollback_in_a_round_rests_as_after_a_round() -> None:
+    bench = Bench()
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    assert timers(bench.after(RollbackAsked(0, digest("model -1"), {}, "worse", "op"))) == [10.0]
