@@ -219,7 +219,7 @@ class _Run:
             clock=clock,
             luck=self._luck(device.name),
             started=partial(self._device_started, device.name),
-            parts=Parts(files=life.files),
+            parts=Parts(files=life.files, facts=lambda _labels: None),
         )
 
     def _device_started(self, name: str, host: DeviceHost) -> None:

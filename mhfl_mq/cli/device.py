@@ -1,6 +1,7 @@
 """`mhfl device`: takes part in a federation with this machine's data."""
 
 import asyncio
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import click
 
 from mhfl_mq.cli.options import broker_option, device_argument, federation_options
 from mhfl_mq.cli.signals import stop_in_good_order
+from mhfl_mq.errors import ConfigError
+from mhfl_mq.wire.bounds import MAX_TEXTS
 
 __all__ = ["command"]
 
@@ -33,6 +36,13 @@ __all__ = ["command"]
     "--memory-mb", type=click.FloatRange(min=0.0), default=0.0, help="Play a machine with so little memory; 0: not."
 )
 @click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="WORD",
+    help="A word that this device says of itself, for the policy's rules; may be given again.",
+)
+@click.option(
     "--idle",
     type=click.FloatRange(min=0.0),
     default=60.0,
@@ -51,6 +61,7 @@ def command(
     nice: int,
     slowdown: float,
     memory_mb: float,
+    labels: tuple[str, ...],
     idle: float,
 ) -> None:
     """Take part in a federation as DEVICE, until stopped (Ctrl-C; twice to force).
@@ -73,7 +84,7 @@ def command(
 
     async def run() -> str:
         return await run_device(
-            DeviceSetup(state, device, federation, task, root),
+            DeviceSetup(state, device, federation, task, root, labels=_checked(labels)),
             MqttTransport(broker, backoff=Backoff(luck.random)),
             trainer,
             clock=SystemClock(),
@@ -83,3 +94,12 @@ def command(
 
     with ExitStack() as stack:
         click.echo(f"device {device} ended: {asyncio.run(run())}")
+
+
+def _checked(labels: tuple[str, ...]) -> tuple[str, ...]:
+    for one in labels:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", one):
+            raise ConfigError(f"{one!r} is no label", where="--label", remedy="1 to 64 of A-Z a-z 0-9 _ -")
+    if len(labels) > MAX_TEXTS:
+        raise ConfigError(f"{len(labels)} labels", where="--label", remedy=f"give at most {MAX_TEXTS}")
+    return labels

@@ -10,9 +10,10 @@ import click
 from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
+from mhfl_mq.cli.policy_explain import explain_command
 from mhfl_mq.cli.signing import sign_command, verify_command
 from mhfl_mq.errors import ConfigError, PolicyError
-from mhfl_mq.policy import Communication, Policy, Schedule, Window, ways
+from mhfl_mq.policy import Communication, Policy, Rule, Schedule, Window, ways
 from mhfl_mq.policy.findings import Finding
 from mhfl_mq.policy.load import check_policy
 from mhfl_mq.policy.quantities import show_bytes, show_duration
@@ -27,6 +28,7 @@ def command() -> None:
     """Check a policy file, show what it says, sign it."""
 
 
+command.add_command(explain_command)
 command.add_command(sign_command)
 command.add_command(verify_command)
 
@@ -157,6 +159,9 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
         ("algorithm", f"{algorithm.name}, {algorithm.weighting or 'its own'} weights, {options}"),
         *([] if choice is None else [("", f"{choice.algorithm}: {choice.why}")]),
         ("cohort", cohort),
+        *_rule_rows("only if", part.require),
+        *_rule_rows("never if", part.forbid),
+        *_limit_rows(policy),
         ("quorum", f"{part.quorum.min} updates and {part.quorum.fraction:.0%} of the cohort"),
         ("deadline", show_duration(part.deadline_s)),
         ("schedule", f"{_frequency(policy.schedule)}, {end}"),
@@ -189,6 +194,29 @@ def _windows(word: str, windows: Sequence[Window], zone: str) -> list[tuple[str,
         for window in windows
     ]
     return [("", line) for line in shown]
+
+
+def _rule_rows(word: str, rules: Sequence[Rule]) -> list[tuple[str, str]]:
+    return [("", f"{word} {rule.name}: {', '.join(map(str, rule.conditions))}") for rule in rules]
+
+
+def _limit_rows(policy: Policy) -> list[tuple[str, str]]:
+    """The limits of each device, where there are any."""
+    part, limits = policy.participation, policy.schedule.per_device
+    shown = []
+    if limits.min_interval_s:
+        shown.append(f"a turn every {show_duration(limits.min_interval_s)} at most")
+    if limits.upload_bytes is not None:
+        shown.append(f"{show_bytes(limits.upload_bytes)} up a day")
+    if limits.training_s is not None:
+        shown.append(f"{show_duration(limits.training_s)} of training a day")
+    if limits.quiet_on_battery:
+        shown.append("not on its battery")
+    if part.largest_share < 1:
+        shown.append(f"{part.largest_share:.0%} of the rounds")
+    if part.cooldown_s:
+        shown.append(f"{show_duration(part.cooldown_s)} of rest after {part.failures} turns without an update")
+    return [("each device", ", ".join(shown))] if shown else []
 
 
 def _communication(rules: Communication) -> str:

@@ -74,7 +74,7 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
             "algorithm": board.get("algorithm"),
             "schedule": board.get("schedule") if running else None,
             "tiers": _tiers(view, names, tier_metrics(head.metrics), layout.lengths),
-            "devices": _devices(view, names, present),
+            "devices": _devices(view, names, present, board.get("out", {}) if running else {}),
             "rounds": _rounds(view, last),
             "participation": _participation(view),
             "bytes": board.get("bytes", {}),
@@ -106,7 +106,7 @@ def _tiers(view: View, names: list[str], metrics: dict[str, float], lengths: tup
     }
 
 
-def _devices(view: View, names: list[str], present: set[str] | None) -> list[dict[str, Any]]:
+def _devices(view: View, names: list[str], present: set[str] | None, out: Mapping[str, str]) -> list[dict[str, Any]]:
     saved = view.restore()
     counted = saved.rounds_counted
     said = {one.device: _compacting(one.metrics) for one in saved.latest}
@@ -119,6 +119,7 @@ def _devices(view: View, names: list[str], present: set[str] | None) -> list[dic
             "examples": one.examples,
             "compacting": said.get(one.device, {}),
             "why": one.reason,
+            "out": out.get(one.device, ""),
         }
         for one in view.devices()
     ]
@@ -186,6 +187,9 @@ def show(facts: dict[str, Any]) -> None:
             for one in facts["devices"]
         ],
     )
+    out = [one for one in facts["devices"] if one["out"]]
+    if out:
+        print_table("\nnot invited", ["device", "rule"], [[one["device"], one["out"]] for one in out])
     compacting = [one for one in facts["devices"] if one["compacting"]]
     if compacting:
         print_table(

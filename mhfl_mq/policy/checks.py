@@ -64,6 +64,7 @@ def cross_check(data: object, known: Known | None) -> Iterator[Fault]:
     yield from _deadline(data)
     yield from _communication(data)
     yield from _schedule(data)
+    yield from _rules(data)
     yield from _stage_names(data, known)
     if known is not None:
         yield from _algorithm(data, known)
@@ -235,9 +236,16 @@ def _schedule(data: object) -> Iterator[Fault]:
     if "within" in written and "cron" not in written:
         message = "within has no effect without cron"
         yield Fault(Code.SCHEDULE, (*at, "within"), message, "write a cron, or remove it", key=True)
-    if "timezone" in written and not written.keys() & {"cron", "windows", "blackouts"}:
+    days = any(_dig(written, "per_device", key) is not None for key in ("upload_per_day", "training_per_day"))
+    if "timezone" in written and not days and not written.keys() & {"cron", "windows", "blackouts"}:
         message = "timezone has no effect: nothing here depends on the hour"
-        yield Fault(Code.SCHEDULE, (*at, "timezone"), message, "write a cron, windows or blackouts, or remove it", True)
+        yield Fault(
+            Code.SCHEDULE,
+            (*at, "timezone"),
+            message,
+            "write a cron, windows, blackouts or a limit per day, or remove it",
+            True,
+        )
     for part in ("windows", "blackouts"):
         yield from _names_twice(data, (*at, part), "a window named")
     deadline = _quantity(
@@ -249,6 +257,28 @@ def _schedule(data: object) -> Iterator[Fault]:
             message = f"no round of up to {show_duration(deadline)} (the deadline) fits into {show_duration(lasts)}"
             hint = f"write more than {show_duration(deadline)}, or a shorter participation.deadline"
             yield Fault(Code.SCHEDULE, (*at, "windows", index, "duration"), message, hint)
+
+
+def _rules(data: object) -> Iterator[Fault]:
+    """Rules have names of their own, and name tiers that there are."""
+    at = ("spec", "participation")
+    seen: set[str] = set()
+    tiers = {str(_dig(tier, "name")) for tier in _items(data, "spec", "tiers")}
+    for part in ("forbid", "require"):
+        for index, rule in enumerate(_items(data, *at, part)):
+            name = _dig(rule, "name")
+            if isinstance(name, str) and name in seen:
+                message = f"a rule named '{name}' is there already"
+                yield Fault(Code.NAME_TWICE, (*at, part, index, "name"), message, "give each one a name of its own")
+            seen.add(str(name))
+            named = _dig(rule, "tier")
+            for one in [named] if isinstance(named, str) else named if isinstance(named, list) else ():
+                if isinstance(one, str) and "*" not in one and tiers and one not in tiers:
+                    message = f"there is no tier '{one}'"
+                    yield Fault(Code.RULE, (*at, part, index, "tier"), message, did_you_mean(one, tiers))
+    if _dig(data, *at, "failures") is not None and not _dig(data, *at, "cooldown"):
+        message = "failures has no effect without a cooldown"
+        yield Fault(Code.RULE, (*at, "failures"), message, "write a cooldown, or remove it", key=True)
 
 
 def _communication(data: object) -> Iterator[Fault]:

@@ -16,12 +16,16 @@ __all__ = [
     "Algorithm",
     "Budget",
     "Communication",
+    "Condition",
     "Gate",
     "Limits",
     "Option",
     "Participation",
+    "PerDevice",
     "Policy",
     "Quorum",
+    "Registered",
+    "Rule",
     "Schedule",
     "StageUse",
     "Tier",
@@ -78,17 +82,52 @@ class Quorum:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What a fact must be: `operator` is one of >=, <=, >, <, == (numbers), `is` (yes or no), `one of` (texts, where
+    `*` stands for any letters) and `has` (tags: all of these).
+    """
+
+    fact: str
+    operator: str
+    value: float | bool | tuple[str, ...]
+
+    def __str__(self) -> str:
+        match self.value:
+            case bool():
+                return f"{self.fact} is {'yes' if self.value else 'no'}"
+            case tuple():
+                return f"{self.fact} {'is' if self.operator == 'one of' else 'has'} {', '.join(self.value)}"
+            case _:
+                return f"{self.fact} {self.operator} {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule by its name, which is the same in reasons, logs and the ledger: all of its conditions together."""
+
+    name: str
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Participation:
     """Who is invited to a round, how many must deliver, and by when.
 
     `cohort` is how many updates a round aims at (None: everyone who can). `over_provision` times as many are
-    invited, so that a few may fail.
+    invited, so that a few may fail. Only devices for which all rules of `require` hold and none of `forbid` does may
+    be invited; a fact that is not known means no. A device has its turn in at most `largest_share` of the rounds, and
+    after `failures` turns in a row without an update rests for `cooldown_s` (0: does not).
     """
 
     cohort: int | None = None
     over_provision: float = 1.0
     quorum: Quorum = Quorum()
     deadline_s: float = 300.0
+    require: tuple[Rule, ...] = ()
+    forbid: tuple[Rule, ...] = ()
+    largest_share: float = 1.0
+    cooldown_s: float = 0.0
+    failures: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +137,19 @@ class Window:
     cron: str
     lasts_s: float
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PerDevice:
+    """What is the most for each device: how often it has its turn, and bytes up and training per day (None: no bound).
+
+    A day is one of the schedule's zone. With `quiet_on_battery` a device that runs on its battery is not invited.
+    """
+
+    min_interval_s: float = 0.0
+    upload_bytes: int | None = None
+    training_s: float | None = None
+    quiet_on_battery: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +169,7 @@ class Schedule:
     windows: tuple[Window, ...] = ()
     blackouts: tuple[Window, ...] = ()
     jitter_s: float = 0.0
+    per_device: PerDevice = PerDevice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +228,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Registered:
+    """What the registry says of a device, or of all devices whose id the pattern fits (`*`: any letters)."""
+
+    pattern: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A whole federation policy, checked. Tiers are smallest first, and each holds the one before it."""
 
@@ -188,14 +249,17 @@ class Policy:
     stages: tuple[StageUse, ...] = ()
     limits: Limits = Limits()
     communication: Communication = Communication()
+    devices: tuple[Registered, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 over the content: another layout, order of keys, or `900s` for `15m` give the same digest."""
         policy = dataclasses.asdict(self)
-        if self.communication == Communication():
-            del policy["communication"]
+        for later in ("communication", "devices"):
+            if getattr(self, later) in (Communication(), ()):
+                del policy[later]
         policy["schedule"] = _used(self.schedule, since=("interval_s", "max_rounds"))
+        policy["participation"] = _used(self.participation, since=("cohort", "over_provision", "quorum", "deadline_s"))
         content = {"apiVersion": API_VERSION, "policy": policy}
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()

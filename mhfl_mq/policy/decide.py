@@ -163,12 +163,16 @@ def quorum_needed(quorum: Quorum, cohort: int) -> int:
     return max(quorum.min, math.ceil(round(quorum.fraction * cohort, 9)))
 
 
-def invite(members: Sequence[Member], rules: Participation, luck: Luck) -> Decision[Invitation | None]:
+def invite(
+    members: Sequence[Member], rules: Participation, luck: Luck, *, present: int | None = None
+) -> Decision[Invitation | None]:
     """Whom to invite; None when too few devices are here to reach the quorum.
 
     Who had the fewest turns goes first, so that no device is passed over for long; among equals, luck decides. A turn
     is a round that waited for the device, whatever came of it: were only counted updates turns, devices whose updates
     are refused each time would be invited for ever, and nobody else.
+    With a largest share of the rounds for each device, no more are invited than that share of the `present` (None: the
+    members), so that those who rest take turns and not all at once; but always a quorum.
     The order of `members` does not matter: the same devices and the same luck give the same invitation.
     """
     drawn = [(member.turns, luck.random(), member.device) for member in sorted(members, key=_by_name)]
@@ -179,6 +183,9 @@ def invite(members: Sequence[Member], rules: Participation, luck: Luck) -> Decis
         short = Reason("quorum", False, f"{_devices(here)} here, {needed} needed")
         return Decision(None, (short,))
     count = min(here, math.ceil(round(cohort * rules.over_provision, 9)))
+    if rules.largest_share < 1:
+        in_turn = math.floor(round(rules.largest_share * (here if present is None else present), 9))
+        count = cohort = min(count, max(needed, in_turn))
     devices = tuple(device for _, _, device in sorted(drawn)[:count])
     reasons = (
         Reason("quorum", True, f"{_devices(here)} here, {needed} needed"),

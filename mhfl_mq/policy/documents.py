@@ -25,6 +25,7 @@ from mhfl_mq.policy.fields import (
     Share,
     TimeZone,
 )
+from mhfl_mq.policy.rule_fields import Rule
 from mhfl_mq.wire.blobs import DEFAULT_CHUNK
 from mhfl_mq.wire.bounds import MAX_INT, MAX_NUMBERS, MAX_TIERS
 
@@ -113,6 +114,11 @@ class Quorum(Part):
     fraction: Share = Field(0.0, description="and at least this share of the cohort, 0 to 1")
 
 
+MAX_RULES: Final = 100
+"""Rules of one list."""
+Rules = Annotated[list[Rule], Field(max_length=MAX_RULES)]
+
+
 class Participation(Part):
     """Who is invited, how many must deliver, and by when."""
 
@@ -122,10 +128,28 @@ class Participation(Part):
     )
     quorum: Quorum = Field(default_factory=Quorum)
     deadline: Lasting = Field(300.0, description="from the offer to the last update")
+    require: Rules = Field(default_factory=list, description="rules that must hold for a device to be invited")
+    forbid: Rules = Field(default_factory=list, description="rules that must not hold; they win over require")
+    largest_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of the rounds in which one device may have its turn, at most"
+    )
+    cooldown: Duration = Field(0.0, description="rest of a device whose turns brought no update, again and again")
+    failures: Annotated[int, Field(ge=1, le=1000)] = Field(
+        3, description="with cooldown: turns in a row without an update after which a device rests"
+    )
 
     def compiled(self) -> compiled.Participation:
-        quorum = compiled.Quorum(self.quorum.min, self.quorum.fraction)
-        return compiled.Participation(self.cohort, self.over_provision, quorum, self.deadline)
+        return compiled.Participation(
+            cohort=self.cohort,
+            over_provision=self.over_provision,
+            quorum=compiled.Quorum(self.quorum.min, self.quorum.fraction),
+            deadline_s=self.deadline,
+            require=tuple(rule.compiled() for rule in self.require),
+            forbid=tuple(rule.compiled() for rule in self.forbid),
+            largest_share=self.largest_share,
+            cooldown_s=self.cooldown,
+            failures=self.failures,
+        )
 
 
 MAX_WINDOWS: Final = 100
@@ -147,6 +171,18 @@ class Window(Part):
 Windows = Annotated[list[Window], Field(max_length=MAX_WINDOWS)]
 
 
+class PerDevice(Part):
+    """What is the most for each device. A day is one of the schedule's time zone."""
+
+    min_interval: Duration = Field(0.0, description="least time between the beginnings of two turns of a device")
+    upload_per_day: Bytes | None = Field(None, description="bytes of updates that a device sends in a day")
+    training_per_day: Lasting | None = Field(None, description="time that a device trains in a day")
+    quiet_on_battery: bool = Field(False, description="do not invite a device that runs on its battery")
+
+    def compiled(self) -> compiled.PerDevice:
+        return compiled.PerDevice(self.min_interval, self.upload_per_day, self.training_per_day, self.quiet_on_battery)
+
+
 class Schedule(Part):
     """When rounds are opened: the update frequency."""
 
@@ -158,6 +194,7 @@ class Schedule(Part):
     blackouts: Windows = Field(default_factory=list, description="no rounds in these times")
     jitter: Duration = Field(0.0, description="begin up to so much later, not together with other federations")
     max_rounds: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="left out: no end")
+    per_device: PerDevice = Field(default_factory=PerDevice, description="limits of each device")
 
     def compiled(self) -> compiled.Schedule:
         return compiled.Schedule(
@@ -169,6 +206,7 @@ class Schedule(Part):
             windows=tuple(window.compiled() for window in self.windows),
             blackouts=tuple(window.compiled() for window in self.blackouts),
             jitter_s=self.jitter,
+            per_device=self.per_device.compiled(),
         )
 
 
@@ -239,6 +277,17 @@ class Limits(Part):
     )
 
 
+DevicePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_*-]{1,64}$")]
+
+
+class Registered(Part):
+    """What the registry says of a device, or of all devices whose id a pattern fits."""
+
+    tags: Annotated[list[Id], Field(max_length=MAX_NUMBERS)] = Field(
+        default_factory=list, description="words that rules can ask for, e.g. the line it stands at"
+    )
+
+
 class Spec(Part):
     """The rules."""
 
@@ -250,6 +299,9 @@ class Spec(Part):
     stages: Annotated[list[StageUse], Field(max_length=MAX_TIERS)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=Limits)
     communication: Communication = Field(default_factory=Communication)
+    devices: dict[DevicePattern, Registered] = Field(
+        default_factory=dict, description="the registry: what is known of devices, by id or pattern (gw-*)"
+    )
 
 
 class FederationPolicy(Part):
@@ -274,6 +326,7 @@ class FederationPolicy(Part):
             stages=tuple(compiled.StageUse(stage.name, dict(stage.options)) for stage in spec.stages),
             limits=compiled.Limits(**spec.limits.model_dump()),
             communication=spec.communication.compiled(),
+            devices=tuple(compiled.Registered(name, tuple(one.tags)) for name, one in sorted(spec.devices.items())),
         )
 
 

@@ -41,6 +41,7 @@ class Code(StrEnum):
     COMMUNICATION = "POL030"
     ARCHITECTURE = "POL031"
     SCHEDULE = "POL032"
+    RULE = "POL033"
 
 
 @dataclass(frozen=True, slots=True, order=True)

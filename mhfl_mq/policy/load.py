@@ -134,11 +134,13 @@ def _report(error: Any, root: Node, model: type[BaseModel], sheet: _Sheet) -> No
     """One pydantic error in our words, at its place."""
     path: tuple[str | int, ...] = tuple(error["loc"])
     kind: str = error["type"]
+    of_key = path[-1:] == ("[key]",)
+    path = path[:-1] if of_key else path
     code, message, hint = words_for(kind, error, path, model)
     if kind == "missing":  # the place of what it is missing in, as editors mark it
         line, column = locate(root, path[:-1], key=True)
     else:
-        line, column = locate(root, path, key=kind == "extra_forbidden")
+        line, column = locate(root, path, key=of_key or kind == "extra_forbidden")
     if message and kind != "extra_forbidden" and kind != "missing":
         message = f"{dotted(path)}: {message}"
     sheet.report(code, line, column, message, hint)

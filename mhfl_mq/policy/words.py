@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_origin
 
 from pydantic import BaseModel
 
@@ -44,6 +44,7 @@ def words_for(kind: str, error: Any, path: Sequence[str | int], model: type[Base
 _OURS: Final = {
     "quantity": Code.QUANTITY,
     "time": Code.TIME,
+    "condition": Code.RULE,
     "cohort": Code.WRONG_TYPE,
     "option": Code.WRONG_TYPE,
 }
@@ -76,17 +77,23 @@ _EXAMPLES: Final = {
     "bool_type": "write true or false",
     "list_type": "write a list: its entries on lines that begin with a dash, or in [ ]",
 }
-_DURATIONS: Final = frozenset({"deadline", "interval", "transfer", "within", "duration", "jitter"})
+_DURATIONS: Final = frozenset(
+    {"deadline", "interval", "transfer", "within", "duration", "jitter", "cooldown", "min_interval", "training_per_day"}
+)
+
+
+def _is_size(key: str) -> bool:
+    return key.endswith("_bytes") or key == "upload_per_day"
 
 
 def _in_units(path: Sequence[str | int], value: object) -> str:
     """A value or a bound as a person would write it in this place."""
     key = str(path[-1]) if path else ""
-    if isinstance(value, str) and (key.endswith("_bytes") or key in _DURATIONS):
+    if isinstance(value, str) and (_is_size(key) or key in _DURATIONS):
         return value[:40]
     if not isinstance(value, int | float) or isinstance(value, bool):
         return shown(value)
-    if key.endswith("_bytes") and value > 0:
+    if _is_size(key) and value > 0:
         return show_binary(int(value))
     if key in _DURATIONS and value > 0:
         return show_duration(value)
@@ -153,9 +160,13 @@ def _missing_hint(path: Sequence[str | int]) -> str:
 def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """The keys that are known where an unknown one stands."""
     part: Any = model
+    of_mapping = False  # the next step is a key of the file's own, not of a model
     for step in path[:-1]:
-        if isinstance(step, str) and isinstance(part, type) and issubclass(part, BaseModel):
+        if of_mapping:
+            of_mapping = False
+        elif isinstance(step, str) and isinstance(part, type) and issubclass(part, BaseModel):
             field = part.model_fields.get(step)
+            of_mapping = field is not None and get_origin(field.annotation) is dict
             part = _model_in(field.annotation) if field is not None else None
     return sorted(part.model_fields) if isinstance(part, type) and issubclass(part, BaseModel) else []
 

@@ -25,6 +25,7 @@ from mhfl_mq.protocol.events import (
     Connected,
     DeviceEvent,
     Disconnected,
+    FactsRead,
     Faulted,
     Fetched,
     FetchFailed,
@@ -45,6 +46,7 @@ from mhfl_mq.protocol.following import Following
 from mhfl_mq.protocol.link_speed import LinkSpeed
 from mhfl_mq.protocol.memory import Memory
 from mhfl_mq.protocol.pauses import HERD_S, Luck, Pauses, Quiet, Timer
+from mhfl_mq.protocol.saying import Saying
 from mhfl_mq.protocol.states import STANDING, Standing, StandingStep, WorkState
 from mhfl_mq.protocol.step_drift import StepDrift
 from mhfl_mq.protocol.work import StageRules, Work
@@ -98,6 +100,7 @@ class DeviceMachine:
         self._drift = StepDrift(self._memory)
         self._hellos = Pauses(_HELLO_FIRST_S, _HELLO_MOST_S, luck)
         self._retries = Pauses(_RETRY_FIRST_S, _RETRY_MOST_S, luck)
+        self._saying = Saying()
         self._quiet = Quiet()
         self._session = 0
         self._survey: Survey | None = None  # the newest one
@@ -154,6 +157,8 @@ class DeviceMachine:
                 return self._timer(name)
             case StopAsked():
                 return self._stop()
+            case FactsRead():
+                return list(self._saying.read(event, ready=self.standing is Standing.READY))
             case Probed(capability):
                 return self._probed(capability)
             case ProbeFailed(reason):
@@ -341,7 +346,7 @@ class DeviceMachine:
         last = saved.last_round if saved.offer is None else max(saved.last_round, saved.offer.round)
         layout = "" if self._wants_survey else saved.layout
         hello = Hello(self._session, self._task, self._agent, layout, last)
-        return [Say(hello), SetTimer(Timer.HELLO, self._hellos.next_s(gone=self._gone))]
+        return [Say(hello), *self._saying.again(), SetTimer(Timer.HELLO, self._hellos.next_s(gone=self._gone))]
 
     def _measure(self) -> list[DeviceEffect]:
         """Answer the newest survey from what was measured, or measure; one probe at a time."""

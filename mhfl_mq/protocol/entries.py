@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
+from types import MappingProxyType
 from typing import Final
 
 from mhfl_mq.protocol.records import (
@@ -102,8 +103,12 @@ def peer_fault(device: str, what: str) -> Entry:
 # ---- rounds ---------------------------------------------------------------------------------------------------
 
 
-def round_opened(opened: RoundOpened, rules: Rules, uploads: Mapping[str, Upload]) -> Entry:
-    """`round.open`: the number is used up; whom the round invites, under which rules, and how each is to send."""
+def round_opened(
+    opened: RoundOpened, rules: Rules, uploads: Mapping[str, Upload], out: Mapping[str, int] = MappingProxyType({})
+) -> Entry:
+    """`round.open`: the number is used up; whom the round invites, under which rules, how each is to send, and how many
+    devices each of the policy's rules keeps out.
+    """
     cohort: list[Fact] = [[device, rules.tiers[tier].name] for device, tier in opened.cohort]
     reasons: dict[str, Fact] = {device: plain(upload.why) for device, upload in uploads.items() if upload.why}
     return Entry(
@@ -117,13 +122,19 @@ def round_opened(opened: RoundOpened, rules: Rules, uploads: Mapping[str, Upload
             "algorithm": rules.algorithm,
             "stages": list(rules.stages),
             **({"uploads": reasons} if reasons else {}),
+            **_out(out),
         },
     )
 
 
-def round_missed(present: int, needed: int, why: str) -> Entry:
-    """`round.miss`: the schedule allowed a round, and too few devices were there until it did no longer."""
-    return Entry("round.miss", {"present": present, "needed": needed, "why": why})
+def round_missed(present: int, needed: int, why: str, out: Mapping[str, int]) -> Entry:
+    """`round.miss`: the schedule allowed a round, and too few devices were there until it did no longer; `out` has how
+    many of those present were kept out, by rule."""
+    return Entry("round.miss", {"present": present, "needed": needed, "why": why, **_out(out)})
+
+
+def _out(out: Mapping[str, int]) -> dict[str, Fact]:
+    return {"out": dict(out)} if out else {}
 
 
 def rounds_skipped(device: str, known: int, heard: int) -> Entry:

@@ -10,6 +10,7 @@ __all__ = [
     "Connected",
     "DeviceEvent",
     "Disconnected",
+    "FactsRead",
     "Faulted",
     "FetchFailed",
     "Fetched",
@@ -147,6 +148,14 @@ AggregatorEvent = (
 
 
 @dataclass(frozen=True, slots=True)
+class FactsRead:
+    """The machine was looked at: what is said of it to the aggregator, for the policy's rules."""
+
+    numbers: Mapping[str, float]
+    texts: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     """The probe asked for by a survey is done."""
 
@@ -232,6 +241,7 @@ DeviceEvent = (
     | Faulted
     | TimerFired
     | StopAsked
+    | FactsRead
     | Probed
     | ProbeFailed
     | Fetched

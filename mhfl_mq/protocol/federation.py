@@ -6,6 +6,7 @@ its effects: nothing is told to a device that a restart would not stand by.
 """
 
 import zlib
+from math import inf
 from typing import Final, assert_never
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
@@ -21,6 +22,7 @@ from mhfl_mq.protocol.effects import (
     Stop,
     Tell,
 )
+from mhfl_mq.protocol.eligibility import Eligibility
 from mhfl_mq.protocol.events import (
     AggregatorEvent,
     Faulted,
@@ -40,7 +42,7 @@ from mhfl_mq.protocol.numbers import Numbers
 from mhfl_mq.protocol.pauses import Once, Quiet, Timer
 from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedState, VersionAdded
 from mhfl_mq.protocol.rounds import Round
-from mhfl_mq.protocol.rules import Decider, Opening, Rules
+from mhfl_mq.protocol.rules import Candidate, Decider, Opening, Rules
 from mhfl_mq.protocol.states import FEDERATION, FederationState, FederationStep
 from mhfl_mq.protocol.uploads import Uploads
 from mhfl_mq.protocol.words import plain
@@ -50,6 +52,7 @@ from mhfl_mq.wire.messages import (
     Capability,
     Close,
     Decline,
+    Facts,
     Head,
     Hello,
     ManifestNote,
@@ -80,20 +83,22 @@ class FederationMachine:
         self.state = FEDERATION.start
         self.epoch = max(saved.epoch + 1, first_epoch)
         self.round: Round | None = None  # the open one
-        self.members = Members(saved.devices, saved.turns, rules.max_devices)
+        self.members = Members(saved.devices, saved.turns, rules.max_devices, saved.pasts)
         self._rules = rules
         self._decider = decider
         self._saved = saved
         self._head = saved.head
         self.opening = Opening(False)  # the schedule's last word
-        self._committed_at = saved.committed_at
+        self.committed_at = saved.committed_at  # when the last round that made a version began
         self._opened_at = 0.0 if saved.open_round is None else saved.open_round.opened_at
         self._failures = 0  # aborted rounds in a row
+        self._look_at = inf  # when the schedule is asked again
         self._now = 0.0  # when the event came that is being handled
         self._numbers = Numbers(saved.last_round, saved.rounds_opened)
         self._once = Once()
         self._quiet = Quiet()
         self._uploads = Uploads(decider, self.members, saved.latest)
+        self.eligibility = Eligibility(decider, self.members, self._uploads)
         self._used = _used(saved)
         self._joins = Joining(rules, decider, self.members, self._once)
 
@@ -101,6 +106,16 @@ class FederationMachine:
     def last_round(self) -> int:
         """The last round number that is used up."""
         return self._numbers.last
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds this state folder has opened, and not left open."""
+        return self._numbers.opened - (self.round is not None)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Who is here with a tier, whatever the policy's rules say, by name."""
+        return self.members.candidates(self._rules.layout)
 
     @property
     def head(self) -> VersionAdded:
@@ -201,6 +216,8 @@ class FederationMachine:
     def _timer(self, name: str) -> list[AggregatorEffect]:
         if name == Timer.DEADLINE and self.round is not None:
             return self.round.deadline()
+        if name == Timer.INTERVAL:
+            self._look_at = inf
         if name == Timer.INTERVAL and self.state in (FederationState.RESTING, FederationState.WAITING):
             return self._look()
         if name == Timer.QUIET:
@@ -209,21 +226,28 @@ class FederationMachine:
 
     def _look(self) -> list[AggregatorEffect]:
         """Ask the schedule whether a round is due, or still is, and look again when that changes."""
-        before, self.opening = self.opening, self._decider.opening(self._now, self._committed_at)
+        before, self.opening = self.opening, self._decider.opening(self._now, self.committed_at)
         effects: list[AggregatorEffect] = []
         if self.opening.yes and self.state is FederationState.RESTING:
             self._step(FederationStep.DUE)
         elif not self.opening.yes and self.state is FederationState.WAITING:
             self._step(FederationStep.LAPSE)
-            present = len(self.members.candidates(self._rules.layout))
-            missed = entries.round_missed(present, self._rules.quorum_min, self.opening.why)
+            out = self.eligibility.counts
+            missed = entries.round_missed(len(self.candidates), self._rules.quorum_min, self.opening.why, out)
             effects.append(Persist(entries=(missed,)))
         if self.opening.changes_s is None and not self.opening.yes and self.opening.why != before.why:
             effects += self._quiet.alarm(self.opening.why)
         if self.opening.yes and self.opening.changes_s is None:
             return effects
-        again_s = _LOOK_S if self.opening.changes_s is None else min(_LOOK_S, self.opening.changes_s)
-        return [*effects, SetTimer(Timer.INTERVAL, again_s)]
+        return [*effects, *self._look_in(_LOOK_S if self.opening.changes_s is None else self.opening.changes_s)]
+
+    def _look_in(self, seconds: float) -> list[AggregatorEffect]:
+        """Ask the schedule again in so many seconds, or earlier."""
+        seconds = min(_LOOK_S, max(0.0, seconds))
+        if self._now + seconds >= self._look_at:
+            return []
+        self._look_at = self._now + seconds
+        return [SetTimer(Timer.INTERVAL, seconds)]
 
     # ---- rounds ----
 
@@ -231,13 +255,17 @@ class FederationMachine:
         """Open a round, when enough devices are present."""
         if self._spent:
             return self._stop(f"{self._rules.max_rounds} rounds are done")
-        candidates = self.members.candidates(self._rules.layout)
+        candidates = self.candidates
         if len(candidates) < self._rules.quorum_min:
             return []
-        turns = map(self._decider.invite, self._uploads.due(candidates, self.last_round + 1))
-        invited = next(filter(None, turns), ())
+        allowed = self.eligibility.of(candidates, self.rounds, self._now)
+        invited: tuple[str, ...] = ()
+        if len(allowed) >= self._rules.quorum_min:
+            for due in self._uploads.due(allowed, self.last_round + 1):
+                invited = invited or self._decider.invite(due, len(candidates))
         if not invited:
-            return []
+            again_at = self.eligibility.again_at
+            return [] if again_at is None else self._look_in(again_at - self._now)
         tiers = {device: tier for device, tier, _ in candidates}
         opened = RoundOpened(
             round=self._numbers.take(),
@@ -250,7 +278,8 @@ class FederationMachine:
         self._opened_at = self._now
         self._step(FederationStep.OPEN)
         uploads = self._uploads.of(opened.cohort)
-        self.round = Round(self._rules, self._decider, self._once, opened, self.head.model, uploads=uploads)
+        out = self.eligibility.counts
+        self.round = Round(self._rules, self._decider, self._once, opened, self.head.model, uploads=uploads, out=out)
         return self.round.open()
 
     def _worked(self, event: UpdateStored | UpdateBad | Merged | MergeFailed) -> list[AggregatorEffect]:
@@ -274,12 +303,13 @@ class FederationMachine:
         """A round is over: what it made goes out, and the next one is due after a rest."""
         effects: list[AggregatorEffect] = []
         self.round = None
-        self.members.had_turns(ended.turns)
+        self._look_at = inf  # the pause has the timer now
+        self.members.had_turns(ended.turns, ended.counted.values(), self._opened_at, self._now)
         self._uploads.counted(ended.counted.values())
         self._step(FederationStep.REST)
         if ended.version is not None:
             self._failures = 0
-            self._committed_at = self._opened_at
+            self.committed_at = self._opened_at
             self._used = (ended.number, frozenset(ended.counted))
             self._head = ended.version
             effects = [
@@ -316,9 +346,10 @@ class FederationMachine:
         effects: list[AggregatorEffect] = []
         if self.round is not None:
             effects += self.round.abort(f"rolled back to version {asked.version}: {asked.reason}")
-            self.members.had_turns(self.round.turns)
+            self.members.had_turns(self.round.turns, self.round.counted.values(), self._opened_at, self._now)
             self.round = None
             self._step(FederationStep.REST)
+            self._look_at = inf
             effects.append(SetTimer(Timer.INTERVAL, self._rest_s))
         added = VersionAdded(
             version=self.head.version + 1,
@@ -358,6 +389,9 @@ class FederationMachine:
                 return self.round.accept(device) if self.round and self.round.number == number else []
             case Decline(number):
                 return self.round.decline(device, message) if self.round and self.round.number == number else []
+            case Facts():
+                self.members.says(device, message, self._now)
+                return []
             case Pull() | ManifestNote():
                 return []  # the blobs' own machines see to them
             case _:

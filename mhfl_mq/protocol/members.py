@@ -8,12 +8,16 @@ folder counts from 1 again; its hello is believed, whatever its number.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
+from typing import Final
 
-from mhfl_mq.protocol.records import DeviceSaved
+from mhfl_mq.protocol.records import DAY_S, DeviceSaved, PastSaved, UpdateCounted, UploadSaved
 from mhfl_mq.protocol.rules import Candidate
-from mhfl_mq.wire.messages import Capability, Hello, Presence
+from mhfl_mq.wire.messages import Capability, Facts, Hello, Presence
 
 __all__ = ["Link", "Member", "Members"]
+
+_NOTHING_YET: Final = PastSaved()
 
 
 class Link(Enum):
@@ -42,9 +46,17 @@ class Member:
 class Members:
     """The devices of a federation, at most `limit`."""
 
-    def __init__(self, saved: Iterable[DeviceSaved], turns: Mapping[str, int], limit: int) -> None:
+    def __init__(
+        self,
+        saved: Iterable[DeviceSaved],
+        turns: Mapping[str, int],
+        limit: int,
+        pasts: Mapping[str, PastSaved] = MappingProxyType({}),
+    ) -> None:
         self._members = {one.device: Member(one, one.session) for one in saved}
         self._turns = dict(turns)
+        self._pasts = dict(pasts)
+        self._said: dict[str, tuple[Facts, float]] = {}
         self._limit = limit
 
     def get(self, device: str) -> Member | None:
@@ -76,10 +88,35 @@ class Members:
         """A device said what it can carry, and this is what was decided."""
         self._members[saved.device] = Member(saved, saved.session, Link.ONLINE)
 
-    def had_turns(self, devices: Iterable[str]) -> None:
-        """A round ended in which these devices had their turn."""
+    def said(self, device: str) -> tuple[Facts, float] | None:
+        """What a device said of itself last, and when."""
+        return self._said.get(device)
+
+    def says(self, device: str, facts: Facts, now: float) -> None:
+        """A device says what it is; strangers are heard while there is room."""
+        if device in self._members or device in self._said or len(self._said) < self._limit:
+            self._said[device] = facts, now
+
+    def turns(self, device: str) -> int:
+        """In how many rounds it had its turn."""
+        return self._turns.get(device, 0)
+
+    def past(self, device: str) -> PastSaved:
+        """What a device did so far."""
+        return self._pasts.get(device, _NOTHING_YET)
+
+    def had_turns(self, devices: Iterable[str], counted: Iterable[UpdateCounted], began: float, now: float) -> None:
+        """A round that began then has ended: these devices had their turn in it, and these updates counted."""
+        updates = {one.device: one for one in counted}
         for device in devices:
             self._turns[device] = self._turns.get(device, 0) + 1
+            before, update = self.past(device), updates.get(device)
+            uploads = tuple(one for one in before.uploads if one.at > now - DAY_S)
+            if update is None:
+                self._pasts[device] = PastSaved(began, before.missed + 1, uploads)
+            else:
+                new = UploadSaved(now, update.size, update.metrics.get("seconds", 0.0))
+                self._pasts[device] = PastSaved(began, 0, (*uploads, new))
 
     def candidates(self, layout: str) -> tuple[Candidate, ...]:
         """Who may be invited now, by name: present, with a tier, of this layout."""

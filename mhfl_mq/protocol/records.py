@@ -6,22 +6,29 @@ state and the ledger never disagree.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from mhfl_mq.wire.messages import ProbeResult
 
 __all__ = [
+    "DAY_S",
     "Change",
     "DeviceSaved",
     "Entry",
     "EpochStarted",
     "Fact",
     "OpenRound",
+    "PastSaved",
     "RoundClosed",
     "RoundOpened",
     "SavedState",
     "UpdateCounted",
+    "UploadSaved",
     "VersionAdded",
 ]
+
+DAY_S: Final = 26 * 3600.0
+"""Seconds for which uploads are remembered: the longest day has 25 hours."""
 
 Fact = str | int | float | bool | None | list["Fact"] | dict[str, "Fact"]
 
@@ -128,6 +135,26 @@ class OpenRound:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadSaved:
+    """An update that was counted: when (seconds since 1970, UTC), its bytes, the seconds that its training took."""
+
+    at: float
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PastSaved:
+    """What a device did. `turned_at` is when the last round began in which it had its turn, `missed` its turns since
+    its last counted update, `uploads` its updates of `DAY_S` at least, oldest first.
+    """
+
+    turned_at: float | None = None
+    missed: int = 0
+    uploads: tuple[UploadSaved, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SavedState:
     """What a restarted aggregator continues from; an empty store gives the defaults."""
 
@@ -141,4 +168,5 @@ class SavedState:
     rounds_counted: Mapping[str, int] = field(default_factory=dict)  # device -> rounds it was counted in
     latest: tuple[UpdateCounted, ...] = ()  # each device's newest counted update, by name
     committed_at: float | None = None  # when the last round that made a version began; seconds since 1970, UTC
+    pasts: Mapping[str, PastSaved] = field(default_factory=dict)
     turns: Mapping[str, int] = field(default_factory=dict)  # device -> rounds that ended and in which it had its turn

@@ -54,6 +54,7 @@ class Round:
         model: str,
         counted: Sequence[UpdateCounted] = (),
         uploads: Mapping[str, Upload] = MappingProxyType({}),
+        out: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.state = ROUND.start
         self.opened = opened
@@ -71,6 +72,7 @@ class Round:
         self._model = model
         self._tiers = dict(opened.cohort)
         self._uploads = uploads
+        self._out = out  # how many devices each rule keeps out
 
     @property
     def number(self) -> int:
@@ -98,7 +100,7 @@ class Round:
     def open(self) -> list[AggregatorEffect]:
         """Use the number up, then invite the cohort."""
         return [
-            Persist((self.opened,), (entries.round_opened(self.opened, self._rules, self._uploads),)),
+            Persist((self.opened,), (entries.round_opened(self.opened, self._rules, self._uploads, self._out),)),
             OpenFold(self.number, self._model, len(self._tiers)),
             ShareModel(self.opened.base, self._model),
             SetTimer(Timer.DEADLINE, self._rules.deadline_s),

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mhfl_mq.protocol.records import PastSaved
 from mhfl_mq.protocol.words import plain
-from mhfl_mq.wire.messages import Capability, TierSpec
+from mhfl_mq.wire.messages import Capability, Facts, TierSpec
 
-__all__ = ["Candidate", "Decider", "Decision", "Opening", "Rules", "Upload"]
+__all__ = ["Asked", "Candidate", "Decider", "Decision", "May", "Opening", "Rules", "Upload"]
 
 Candidate = tuple[str, int, int]
 """A device that may be invited: its id, its tier, and in how many rounds it had its turn."""
@@ -75,12 +76,40 @@ class Opening:
 class Upload:
     """How a device sends its updates: numbers for its offers, every how many rounds it is asked, and why.
 
-    `why` is empty for who sends as everybody may.
+    `why` is empty for who sends as everybody may. An update has at most `most_bytes` (0: it is raw).
     """
 
     options: Mapping[str, float] = field(default_factory=dict)
     every: int = 1
     why: str = ""
+    most_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A device that would be invited, as far as it is known; `said` is what it says of itself, and since when."""
+
+    device: str
+    tier: int
+    turns: int
+    past: PastSaved
+    examples: int
+    link_bytes_s: float
+    said: tuple[Facts, float] | None
+    next_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class May:
+    """The rule that keeps a device out (empty: none), and when waiting alone would let it in (None: it would not)."""
+
+    rule: str = ""
+    again_at: float | None = None
+
+    @property
+    def yes(self) -> bool:
+        """Whether it may be invited."""
+        return not self.rule
 
 
 class Decider(Protocol):
@@ -97,8 +126,15 @@ class Decider(Protocol):
         """
         ...
 
-    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
-        """Whom to invite to a round, out of these; nobody when it is too early for a round."""
+    def may(self, asked: Asked, rounds: int, now: float) -> May:
+        """Whether this device may be invited now; `rounds` have ended so far."""
+        ...
+
+    def invite(self, candidates: tuple[Candidate, ...], present: int) -> tuple[str, ...]:
+        """Whom to invite to a round, out of these; nobody when it is too early for a round.
+
+        `present` are there, those among them whom a rule keeps out.
+        """
         ...
 
     def needed(self, invited: int) -> int:

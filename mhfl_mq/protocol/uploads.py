@@ -36,6 +36,10 @@ class Uploads:
         """How each of these devices, with its tier, is to send."""
         return {device: self._of(device, tier) for device, tier in cohort}
 
+    def most_bytes(self, device: str, tier: int) -> int:
+        """Bytes that this device's next update has at most."""
+        return self._of(device, tier).most_bytes
+
     def due(self, candidates: tuple[Candidate, ...], number: int) -> Iterator[tuple[Candidate, ...]]:
         """Those whose turn it is in this round, and then, where they are too few, those whose turn comes next as well.
 

@@ -44,6 +44,7 @@ from mhfl_mq.protocol.events import (
 )
 from mhfl_mq.protocol.transfer_meter import Meter
 from mhfl_mq.run.driver import Driver
+from mhfl_mq.run.facts import READ_EVERY_S, Facts
 from mhfl_mq.run.gathering import AGGREGATOR, Gathering
 from mhfl_mq.run.holder import Holder
 from mhfl_mq.run.jobs import Jobs
@@ -86,6 +87,7 @@ class DeviceHost:
         luck: random.Random,
         chunk: int = DEFAULT_CHUNK,
         keepalive_s: int = 60,
+        facts: Facts | None = None,
     ) -> None:
         self.traffic = Traffic()
         self._device = device
@@ -98,6 +100,7 @@ class DeviceHost:
         self._packing = Packing(store.folder)
         self._trainer = trainer
         self._agent = agent
+        self._facts = facts
         self._wanted_chunk = chunk
         self._seen_chunk = chunk  # of the newest segment: the operator's word on this broker's packets
         self._keepalive_s = keepalive_s
@@ -133,6 +136,9 @@ class DeviceHost:
         status = self._topics.status(self._device)
         will = Will(status, encode(presence(online=False)))
         self._driver.post(Started())
+        if self._facts is not None:
+            self._driver.post(self._facts.read())
+            self._jobs.start("facts", self._look(self._facts))
         try:
             await self._transport.connect(Session(self._device, will, keepalive_s=self._keepalive_s))
             await self._transport.subscribe(self._topics.device_filters(self._device))
@@ -164,6 +170,12 @@ class DeviceHost:
             self._mailer.send(self._topics.status(self._device), birth, retain=True)
             self._gathering.connected(limits.session_present)
             self._driver.post(Connected(session, limits.max_packet))
+
+    async def _look(self, facts: Facts) -> None:
+        """Look at the machine again and again: what is new is said."""
+        while True:
+            await asyncio.sleep(READ_EVERY_S)
+            self._driver.post(facts.read())
 
     async def _listen(self) -> None:
         async for inbound in self._transport.inbox():

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,8 @@ from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
 from mhfl_mq.run.bench import MAKER, Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
+from mhfl_mq.run.facts import FactReader, Facts
+from mhfl_mq.run.fleet import fleet_document
 from mhfl_mq.run.ports import Foundation, Trainer
 from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, algorithm_why, choice_of, rules_of
 from mhfl_mq.run.status import StatusBoard, describe
@@ -53,6 +55,7 @@ class Parts:
     store: Callable[..., Store] = Store
     federation: Callable[..., FederationMachine] = FederationMachine
     device: Callable[..., DeviceMachine] = DeviceMachine
+    facts: Callable[[Sequence[str]], Facts | None] = FactReader  # what a device says of its machine
     look_every_s: float = 1.0  # between two looks for an operator's requests, and two boards
 
 
@@ -142,6 +145,7 @@ async def run_aggregator(
                     layout.lengths,
                     partial(describe, machine),
                     trainings=sum(saved.rounds_counted.values()),
+                    fleet=partial(fleet_document, machine, decider.facts_of, setup.federation),
                 ),
                 agent=AGENT,
                 chunk=limits.chunk_bytes,
@@ -253,6 +257,7 @@ class DeviceSetup:
     task: str
     root: str = DEFAULT_ROOT
     keepalive_s: int = 60
+    labels: tuple[str, ...] = ()
 
 
 async def run_device(
@@ -285,6 +290,7 @@ async def run_device(
             agent=AGENT,
             luck=luck,
             keepalive_s=setup.keepalive_s,
+            facts=parts.facts(setup.labels),
         )
         started(host)
         return await host.run()

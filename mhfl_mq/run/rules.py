@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.families import (
@@ -14,9 +15,23 @@ from mhfl_mq.families import (
     choose_algorithm,
     make_algorithm,
 )
-from mhfl_mq.policy import Communication, Member, Policy, assign_tier, best_tiers, choose, gate, invite, quorum_needed
+from mhfl_mq.policy import (
+    Communication,
+    How,
+    Member,
+    Policy,
+    assign_tier,
+    best_tiers,
+    choose,
+    gate,
+    invite,
+    quorum_needed,
+    upload_bytes,
+)
+from mhfl_mq.policy.eligible import Eligibility
 from mhfl_mq.policy.schedule import opening
-from mhfl_mq.protocol.rules import Candidate, Decision, Opening, Rules, Upload
+from mhfl_mq.protocol.rules import Asked, Candidate, Decision, May, Opening, Rules, Upload
+from mhfl_mq.run.fleet import FactsOf
 from mhfl_mq.segments import Layout, Tier
 from mhfl_mq.wire.bounds import MAX_SEGMENTS
 from mhfl_mq.wire.messages import Capability, TierSpec
@@ -160,6 +175,9 @@ def _nested(tier: int, held: tuple[int, ...]) -> bool:
     return held == tuple(range(tier + 1))
 
 
+_YES: Final = May()
+
+
 class PolicyDecider:
     """The machine's `Decider` over the policy's pure decisions. `luck` breaks ties between equal candidates.
 
@@ -186,6 +204,8 @@ class PolicyDecider:
         self._luck = luck
         self._names = tuple(tier.name for tier in policy.tiers)
         self._algorithm = algorithm_of(policy)
+        self._eligibility = Eligibility(policy)
+        self.facts_of = FactsOf(policy)
 
     def assign(self, capability: Capability) -> Decision:
         """The largest tier that this device's measured capability carries within the budgets.
@@ -204,12 +224,20 @@ class PolicyDecider:
         changes_s = None if answer.changes_at is None else max(0.0, answer.changes_at - now)
         return Opening(answer.now, changes_s, decision.why)
 
-    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+    def may(self, asked: Asked, rounds: int, now: float) -> May:
+        """Whether the rules on facts, and what this device has done, let it in."""
+        if not self._eligibility.names:
+            return _YES
+        device = self.facts_of(asked)
+        rule = self._eligibility.against(device, rounds, now)
+        return May(rule, self._eligibility.explain(device, rounds, now).answer.changes_at) if rule else _YES
+
+    def invite(self, candidates: tuple[Candidate, ...], present: int) -> tuple[str, ...]:
         """Whom to invite, fewest turns first; nobody while too few are here."""
         if len(candidates) < self._wait_for and not any(turns for _, _, turns in candidates):
             return ()
         members = [Member(device, tier, turns) for device, tier, turns in candidates]
-        answer = invite(members, self._policy.participation, self._luck).answer
+        answer = invite(members, self._policy.participation, self._luck, present=present).answer
         return () if answer is None else answer.devices
 
     def needed(self, invited: int) -> int:
@@ -222,12 +250,13 @@ class PolicyDecider:
         """The cheapest loss that this link carries in the policy's time, or what the policy says for everybody."""
         rules = self._policy.communication
         if rules == Communication():
-            return Upload()
+            return Upload(most_bytes=upload_bytes(self._lengths[tier], How()))
         decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
         how = decision.answer
         options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
         against = [str(reason) for reason in decision.reasons if not reason.holds]  # the last one decided
-        return Upload(options, how.every, f"{how}; {against[-1]}" if against else "")
+        most_bytes = upload_bytes(self._lengths[tier], how)
+        return Upload(options, how.every, f"{how}; {against[-1]}" if against else "", most_bytes)
 
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""

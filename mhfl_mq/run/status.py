@@ -20,6 +20,7 @@ from mhfl_mq.protocol.members import Link
 from mhfl_mq.protocol.records import RoundClosed, RoundOpened, UpdateCounted
 from mhfl_mq.protocol.states import FederationState
 from mhfl_mq.run.clock import Clock
+from mhfl_mq.run.fleet import FLEET
 from mhfl_mq.run.traffic import Traffic
 
 __all__ = ["BOARD", "StatusBoard", "describe", "read_board"]
@@ -27,6 +28,8 @@ __all__ = ["BOARD", "StatusBoard", "describe", "read_board"]
 BOARD = "status.json"
 """Its file's name in the aggregator's state folder."""
 WRITE_EVERY_S = 1.0
+FLEET_AFTER = 3
+"""Boards between two writings of the fleet, which grows with the devices."""
 FRESH_S = 0.2
 """Seconds for which a board is good enough."""
 FLOAT = 4  # bytes
@@ -37,6 +40,7 @@ MOST_SAVED = 2.0**60
 class StatusBoard:
     """Counts while the process runs, on top of what an earlier process of the same folder counted.
 
+    `fleet` gives what decisions about devices are made from; it has a file of its own.
     `trainings` is how many updates the store has: it knows better than the board of a process that was killed.
     """
 
@@ -48,6 +52,7 @@ class StatusBoard:
         describe: Callable[[], Mapping[str, Any]],
         *,
         trainings: int = 0,
+        fleet: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._path = folder / BOARD
         self._clock = clock
@@ -56,6 +61,8 @@ class StatusBoard:
         before = read_board(folder)
         self._bytes_before: Counter[str] = Counter(before.get("bytes", {}))
         self._seconds: dict[str, float] = {"train": 0.0, "collect": 0.0, "merge": 0.0, **before.get("seconds", {})}
+        self._fleet = fleet
+        self._fleet_path = folder / FLEET
         self._trainings = trainings
         killed = bool(before) and before.get("state") != FederationState.STOPPED.value
         self._kills = int(before.get("kills", 0)) + killed
@@ -116,27 +123,39 @@ class StatusBoard:
     def write(self) -> None:
         """Replace the file; a disk without room costs the board, not the federation."""
         self._written_at = self._clock.monotonic()
-        draft = self._path.with_suffix(".tmp")
-        try:
-            draft.write_text(json.dumps(self.show(), ensure_ascii=False))
-            draft.replace(self._path)
-        except OSError:
-            draft.unlink(missing_ok=True)
+        _replace(self._path, self.show())
+
+    def write_fleet(self) -> None:
+        """Replace the fleet's file; it is read by those who ask for the reasons of decisions."""
+        if self._fleet is not None:
+            _replace(self._fleet_path, self._fleet())
 
     def end(self) -> None:
         """Write it for the last time: the process ends, and who is here nobody knows any more."""
+        self.write_fleet()
         self._describe = partial(_ended, self._describe)
         self.write()
 
     async def keep(self, every_s: float = WRITE_EVERY_S) -> None:
         """Write the board every `every_s` seconds, for ever."""
         while True:
-            self.write()
-            await asyncio.sleep(every_s)
+            for _ in range(FLEET_AFTER):
+                self.write()
+                await asyncio.sleep(every_s)
+            self.write_fleet()
+
+
+def _replace(path: Path, document: Mapping[str, Any]) -> None:
+    draft = path.with_suffix(".tmp")
+    try:
+        draft.write_text(json.dumps(document, ensure_ascii=False))
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
 
 
 def _ended(before: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    return {**before(), "state": FederationState.STOPPED.value, "round": None, "present": None}
+    return {**before(), "state": FederationState.STOPPED.value, "round": None, "present": None, "out": {}}
 
 
 def describe(machine: FederationMachine) -> dict[str, Any]:
@@ -157,6 +176,7 @@ def describe(machine: FederationMachine) -> dict[str, Any]:
             "invited": len(current.opened.cohort),
             "counted": len(current.counted),
         },
+        "out": dict(machine.eligibility.out),
         "present": [one.saved.device for one in machine.members.roll() if one.link is Link.ONLINE],
     }
 

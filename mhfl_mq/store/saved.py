@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mhfl_mq.protocol.records import (
+    DAY_S,
     DeviceSaved,
     OpenRound,
+    PastSaved,
     RoundClosed,
     RoundOpened,
     SavedState,
     UpdateCounted,
+    UploadSaved,
     VersionAdded,
 )
 from mhfl_mq.wire.messages import ProbeResult
@@ -77,11 +80,37 @@ def restore(connection: sqlite3.Connection) -> SavedState:
         if opened is None
         else OpenRound(_round_opened(connection, opened), updates(connection, opened[0]), _seconds(opened[7])),
         turns=dict(turns.fetchall()),
+        pasts=_pasts(connection),
         committed_at=None if committed is None else _seconds(committed),
         last_closed=round_outcome(connection, last_round),
         rounds_counted=dict(counts.fetchall()),
         latest=latest(connection),
     )
+
+
+def _pasts(connection: sqlite3.Connection) -> dict[str, PastSaved]:
+    """What each device that ever had its turn did, with its uploads of the last day before the newest."""
+    rows = connection.execute(
+        """SELECT c.device, max(r.opened_at), sum(c.round > coalesce(u.last, 0))
+        FROM cohort c JOIN rounds r USING (round)
+        LEFT JOIN (SELECT device, max(round) AS last FROM updates GROUP BY device) u ON u.device = c.device
+        WHERE c.turn = 1 GROUP BY c.device"""
+    ).fetchall()
+    uploads: dict[str, list[UploadSaved]] = {}
+    newest = connection.execute("SELECT at FROM updates ORDER BY id DESC LIMIT 1").fetchone()
+    if newest is not None:
+        since = datetime.datetime.fromisoformat(newest[0]) - datetime.timedelta(seconds=DAY_S)
+        for device, at, size, metrics in connection.execute(
+            "SELECT device, at, size, metrics FROM updates ORDER BY id DESC"
+        ):
+            if datetime.datetime.fromisoformat(at) <= since:
+                break
+            seconds = json.loads(metrics).get("seconds", 0.0)
+            uploads.setdefault(device, []).insert(0, UploadSaved(_seconds(at), size, seconds))
+    return {
+        device: PastSaved(_seconds(opened_at), missed, tuple(uploads.get(device, ())))
+        for device, opened_at, missed in rows
+    }
 
 
 def devices(connection: sqlite3.Connection) -> tuple[DeviceSaved, ...]:

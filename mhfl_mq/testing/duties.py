@@ -16,7 +16,7 @@ from mhfl_mq.protocol.records import Change, RoundOpened, VersionAdded
 from mhfl_mq.protocol.rounds import RETURN_S
 from mhfl_mq.testing.invariants import Truth, require
 from mhfl_mq.testing.sim_world import may_begin
-from mhfl_mq.wire.messages import Accept, Assign, Decline, Offer, Receipt, Verdict
+from mhfl_mq.wire.messages import Accept, Assign, Decline, Facts, Offer, Receipt, Verdict
 
 __all__ = ["Duties"]
 
@@ -40,6 +40,7 @@ class Duties:
         self._receipted: set[Place] = set()
         self._declined: set[Place] = set()
         self._refused: set[Place] = set()
+        self._idle: dict[str, bool] = {}  # what devices said last in this life
         self._closed: set[int] = set()  # rounds that take nothing more
         self._assigned: set[str] = set()  # by the event that is being handled
         self._offered: set[Place] = set()  # by the event that is being handled
@@ -54,6 +55,8 @@ class Duties:
         match event:
             case Heard(device, Decline(number)):
                 self._declined.add((number, device))
+            case Heard(device, Facts(numbers)):
+                self._idle[device] = numbers.get("idle") == 1.0
             case Heard(device, Accept(number)):
                 self._declined.discard((number, device))
 
@@ -130,6 +133,7 @@ class Duties:
             allowed = may_begin(self._policy.schedule, day_s)
             require(allowed, f"round {change.round} begins at second {day_s:.1f}, where the schedule allows none")
             self._used_once(day_s)
+            self._may_be_invited(change)
         head, most = self._truth.head, self._policy.gate.max_drop
         if not isinstance(change, VersionAdded) or change.origin != "round" or head is None or most is None:
             return
@@ -139,6 +143,19 @@ class Duties:
             require(
                 drop <= most, f"round {change.round} commits a model that is {drop:g} worse, the gate allows {most:g}"
             )
+
+    def _may_be_invited(self, opened: RoundOpened) -> None:
+        """Who is invited said last that it is idle, where the policy asks for it, and rested since its last turn."""
+        least_s = self._policy.schedule.per_device.min_interval_s
+        for device, _ in opened.cohort:
+            if self._policy.participation.require:
+                require(
+                    self._idle.get(device, False), f"{device} is invited and did not say in this life that it is idle"
+                )
+            turns = [one.at for one in self._truth.rounds.values() if one.closed and device in one.closed.turns]
+            if least_s and turns:
+                rested = self._at - turns[-1]
+                require(rested >= least_s - SLACK_S, f"{device} is invited {rested:.1f} s after its last turn began")
 
     def _used_once(self, day_s: float) -> None:
         """A time of the cron line is used up by a round that made a version."""

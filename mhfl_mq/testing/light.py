@@ -264,7 +264,7 @@ def devices(
                 clock=SystemClock(),
                 luck=seeded_luck(),
                 started=hosts.append,
-                parts=Parts(device=witness if receipts else DeviceMachine),
+                parts=Parts(device=witness if receipts else DeviceMachine, facts=lambda _labels: None),
             )
 
         def stop() -> None:

@@ -12,13 +12,15 @@ from mhfl_mq.protocol.records import (
     Entry,
     EpochStarted,
     OpenRound,
+    PastSaved,
     RoundClosed,
     RoundOpened,
     SavedState,
     UpdateCounted,
+    UploadSaved,
     VersionAdded,
 )
-from mhfl_mq.protocol.rules import Candidate, Decision, Opening, Rules, Upload
+from mhfl_mq.protocol.rules import Asked, Candidate, Decision, May, Opening, Rules, Upload
 from mhfl_mq.wire.messages import Capability, Manifest, TierSpec
 
 __all__ = ["LAYOUT", "Disk", "Everybody", "digest", "example_rules", "manifest_of"]
@@ -68,6 +70,7 @@ class Everybody:
         self.open_gate = True
         self.alarms: tuple[str, ...] = ()
         self.use: tuple[int, ...] = ()
+        self.rule: Callable[[Asked, int, float], May] = lambda _asked, _rounds, _now: May()
         self.schedule: Callable[[float, float | None], Opening] = lambda _now, _committed_at: Opening(True)
 
     def assign(self, capability: Capability) -> Decision:
@@ -79,7 +82,11 @@ class Everybody:
         """As it is set."""
         return self.schedule(now, committed_at)
 
-    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+    def may(self, asked: Asked, rounds: int, now: float) -> May:
+        """As it is set."""
+        return self.rule(asked, rounds, now)
+
+    def invite(self, candidates: tuple[Candidate, ...], present: int) -> tuple[str, ...]:
         """Everybody."""
         return tuple(device for device, _, _ in candidates)
 
@@ -180,8 +187,19 @@ class Disk:
                 (self.opened_at[number] for number, one in self.closed.items() if one.version is not None),
                 default=None,
             ),
+            pasts=self._pasts(),
             turns=Counter(device for closed in self.closed.values() for device in closed.turns),
         )
+
+    def _pasts(self) -> dict[str, PastSaved]:
+        pasts: dict[str, PastSaved] = {}
+        for number, closed in sorted(self.closed.items()):
+            for device in closed.turns:
+                before, update = pasts.get(device, PastSaved()), self.counted.get((number, device))
+                new = () if update is None else (UploadSaved(self.opened_at[number], update.size, 0.0),)
+                missed = before.missed + 1 if update is None else 0
+                pasts[device] = PastSaved(self.opened_at[number], missed, (*before.uploads, *new))
+        return pasts
 
     def kinds(self) -> list[str]:
         """The ledger, entry by entry, as kinds."""

@@ -11,7 +11,7 @@ from mhfl_mq.errors import BrokerUnreachable, StoreError
 from mhfl_mq.policy import Policy
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.effects import AggregatorEffect, DeviceEffect, Merge
-from mhfl_mq.protocol.events import AggregatorEvent, DeviceEvent
+from mhfl_mq.protocol.events import AggregatorEvent, DeviceEvent, FactsRead
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Change, Entry, SavedState
 from mhfl_mq.run.aggregator import AggregatorHost
@@ -213,7 +213,11 @@ class DeviceNode(Node):
         self._make = make
 
     async def _live(self, life: Life) -> None:
-        parts = Parts(files=life.files, device=lambda *args, **options: self._machine(life, *args, **options))
+        parts = Parts(
+            files=life.files,
+            device=lambda *args, **options: self._machine(life, *args, **options),
+            facts=lambda _labels: _Facts(self.luck),
+        )
         await self._make(self.name, self.folder, self._transport(life), self._started, parts)
 
     def _started(self, host: DeviceHost) -> None:
@@ -241,6 +245,17 @@ class DeviceNode(Node):
     def _wipe(self) -> None:
         super()._wipe()
         self.watch = DeviceWatch(self.name)
+
+
+class _Facts:
+    """What a simulated machine is: it has so much memory, and is idle now and then."""
+
+    def __init__(self, luck: random.Random) -> None:
+        self._luck = luck
+
+    def read(self) -> FactsRead:
+        """The facts as they are now."""
+        return FactsRead({"ram_gb": 1.0, "idle": float(self._luck.random() < 0.7)}, {"arch": ("simulated",)})
 
 
 class _WatchedStore(Store):

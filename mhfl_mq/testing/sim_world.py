@@ -15,7 +15,21 @@ from unittest import mock
 import numpy as np
 
 from mhfl_mq.errors import StoreError, TrainingFailed
-from mhfl_mq.policy import Algorithm, Budget, Gate, Limits, Participation, Policy, Quorum, Schedule, Tier, Window
+from mhfl_mq.policy import (
+    Algorithm,
+    Budget,
+    Condition,
+    Gate,
+    Limits,
+    Participation,
+    PerDevice,
+    Policy,
+    Quorum,
+    Rule,
+    Schedule,
+    Tier,
+    Window,
+)
 from mhfl_mq.run.ports import Founded, TrainResult
 from mhfl_mq.segments import Axis, Layout, Parameter, Span, Vector
 from mhfl_mq.segments import Tier as LayoutTier
@@ -71,6 +85,9 @@ SCHEDULES: Final = (
 """A round of `DEADLINE_S` fits in each of them again and again."""
 
 
+IDLE: Final = Rule("idle", (Condition("idle", "is", True),))
+
+
 def may_begin(schedule: Schedule, at: float) -> bool:
     """Whether one of these schedules allows a round at this second of the day; worked out by hand."""
     if schedule.windows:
@@ -91,8 +108,13 @@ def sim_policy(luck: random.Random, devices: int) -> Policy:
             over_provision=luck.choice((1.0, 1.3)),
             quorum=Quorum(min=2, fraction=luck.choice((0.0, 0.5, 0.8))),
             deadline_s=DEADLINE_S,
+            require=luck.choice(((), (), (IDLE,))),
         ),
-        schedule=replace(luck.choice(SCHEDULES), interval_s=luck.choice((0.0, 1.0, 5.0))),
+        schedule=replace(
+            luck.choice(SCHEDULES),
+            interval_s=luck.choice((0.0, 1.0, 5.0)),
+            per_device=PerDevice(min_interval_s=luck.choice((0.0, 0.0, 30.0))),
+        ),
         gate=Gate(max_drop=0.5),
         limits=Limits(
             update_bytes=800,

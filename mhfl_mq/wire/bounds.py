@@ -18,6 +18,7 @@ __all__ = [
     "MAX_NUMBERS",
     "MAX_RANGES",
     "MAX_SEGMENTS",
+    "MAX_TEXTS",
     "MAX_TIERS",
     "MIN_CHUNK",
     "Blob",
@@ -72,6 +73,9 @@ MAX_RANGES: Final = 64
 """Ranges of one `Pull`: eight windows of eight single chunks."""
 MAX_NUMBERS: Final = 64
 """Named numbers of one message (metrics, options)."""
+
+MAX_TEXTS: Final = 16
+"""Texts of one fact that a device says of itself: labels of a person's choice."""
 
 
 # ---- what an annotation says ----------------------------------------------------------------------------------

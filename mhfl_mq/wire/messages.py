@@ -15,6 +15,7 @@ from mhfl_mq.wire.bounds import (
     MAX_NUMBERS,
     MAX_RANGES,
     MAX_SEGMENTS,
+    MAX_TEXTS,
     MAX_TIERS,
     Blob,
     ChunkIndex,
@@ -46,6 +47,7 @@ __all__ = [
     "Capability",
     "Close",
     "Decline",
+    "Facts",
     "Head",
     "Hello",
     "Manifest",
@@ -152,6 +154,20 @@ class Hello:
     agent: Text
     layout: MaybeDigest = ""
     last_round: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the device says of itself, for the policy's rules: after each `Hello`, and when it changes.
+
+    Yes and no are the numbers 1 and 0. The aggregator knows which names it can use; others are passed over.
+    """
+
+    kind: ClassVar[str] = "facts"
+    numbers: Numbers = field(default_factory=dict)
+    texts: Annotated[dict[Name, Annotated[tuple[Name, ...], Items(0, MAX_TEXTS)]], Items(0, MAX_NUMBERS)] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +375,7 @@ Message = (
     Presence
     | Hello
     | Capability
+    | Facts
     | Accept
     | Decline
     | UpdateReady

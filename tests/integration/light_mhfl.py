@@ -17,7 +17,7 @@ from mhfl_mq.run.clock import SystemClock
 
 LENGTHS = [int(one) for one in os.environ.get("MHFL_LIGHT_LENGTHS", "300,20000").split(",")]
 CLOCK_S = float(os.environ.get("MHFL_LIGHT_CLOCK_S", "0"))
-TRAIN_S = float(os.environ.get("MHFL_LIGHT_TRAIN_S", "0.05"))
+TRAIN = os.environ.get("MHFL_LIGHT_TRAIN_S", "0.05")
 
 real_command = Commands.get_command
 
@@ -25,13 +25,22 @@ real_command = Commands.get_command
 def get_command(group: Commands, context: click.Context, name: str) -> click.Command | None:
     """As the real one; what learns is replaced when a command is asked for, as late as the command is imported."""
     import mhfl_mq.run.training as training
+    from mhfl_mq.errors import TrainingFailed
     from mhfl_mq.testing.light import LightFoundation, LightTrainer
+
+    class Failing(LightTrainer):
+        """A device that accepts each offer, and whose trainings come to nothing."""
+
+        async def train(self, *_args: Any) -> Any:
+            raise TrainingFailed("planned")
 
     def foundation(_task: str, **_options: Any) -> LightFoundation:
         return LightFoundation(LENGTHS)
 
     def trainer(_task: str, scratch: Path, *, shard: str = "", **_options: Any) -> LightTrainer:
-        return LightTrainer(scratch.parent.name, int(shard or 0), scratch, TRAIN_S)
+        if TRAIN == "fails":
+            return Failing(scratch.parent.name, int(shard or 0), scratch)
+        return LightTrainer(scratch.parent.name, int(shard or 0), scratch, float(TRAIN))
 
     setattr(training, "TaskFoundation", foundation)  # noqa: B010 - a class there
     setattr(training, "TaskTrainer", trainer)  # noqa: B010

@@ -56,13 +56,30 @@ PLANNED = """\
     blackouts:
       - {name: month-end, cron: 0 0 L * *, duration: 1d}
       - {cron: 30 4 * * 7, duration: 20m}
+    per_device: {min_interval: 1h, upload_per_day: 50MB, training_per_day: 20m, quiet_on_battery: true}
+  devices:
+    gw-*: {tags: [press, line-3]}
+"""
+
+
+RULES = """\
+    deadline: 15m
+    require:
+      - {name: enough-memory, ram_gb: ">= 1"}
+      - {name: press-line, tags: [press], device: [gw-*, pc-1]}
+    forbid:
+      - {name: low-battery, on_battery: true, battery: "< 30"}
+    largest_share: 0.5
+    cooldown: 30m
+    failures: 2
 """
 
 
 @pytest.fixture
 def planned() -> str:
-    """The same with a schedule that uses every key but the interval, from line 27 on."""
-    return WHOLE.replace("  schedule: {interval: 1h30m, max_rounds: 50}\n", "") + PLANNED
+    """The same with rules, and with a schedule that uses every key but the interval."""
+    text = WHOLE.replace("  schedule: {interval: 1h30m, max_rounds: 50}\n", "")
+    return text.replace("    deadline: 15m\n", RULES) + PLANNED
 
 
 @pytest.fixture

@@ -13,10 +13,14 @@ from mhfl_mq.errors import PolicyError
 from mhfl_mq.policy.compiled import (
     Algorithm,
     Budget,
+    Condition,
     Gate,
     Limits,
     Participation,
+    PerDevice,
     Quorum,
+    Registered,
+    Rule,
     Schedule,
     StageUse,
     Tier,
@@ -267,19 +271,38 @@ def test_a_fault_is_found_where_it_stands(
 
 
 PLANS = [
-    ("timezone: Asia/Tokyo", "timezone: Asia/Tokio", "POL015", 28, 15, "did you mean 'Asia/Tokyo'?"),
-    ("timezone: Asia/Tokyo", "timezone: plant-7-local", "POL015", 28, 15, "write e.g. Asia/Tokyo, Europe/Berlin or UTC"),
-    ("timezone: Asia/Tokyo", "timezone: 9", "POL012", 28, 15, ""),
-    ("cron: 0 2 * * 1-5", "cron: 0 25 * * 1-5", "POL015", 29, 11, "e.g. 0 2 * * 1-5 for 02:00 from Monday to Friday"),
-    ("cron: 0 2 * * 1-5", "cron: 0 0 2 * * 1-5", "POL015", 29, 11, "write minute, hour, day, month and weekday"),
-    ("cron: 0 2 * * 1-5", "cron: 2", "POL012", 29, 11, ""),
-    ("cron: 0 2 * * 1-5", "interval: 1h", "POL032", 30, 5, "write a cron, or remove it"),
-    ("jitter: 5m", "interval: 1h", "POL032", 31, 5, "remove the interval or the cron"),
-    ("jitter: 5m", "jitter: 5", "POL014", 31, 13, "write 5s, 5m or 5h"),
-    ("duration: 8h", "duration: 15m", "POL032", 33, 51, "write more than 15m, or a shorter participation.deadline"),
-    ("duration: 1d", "duration: 40d", "POL013", 35, 54, "write 31d or less"),
-    ("duration: 1d", "duratoin: 1d", "POL010", 35, 44, "did you mean 'duration'?"),
-    ("{cron: 30 4", "{name: month-end, cron: 30 4", "POL020", 36, 16, "give each one a name of its own"),
+    ("timezone: Asia/Tokyo", "timezone: Asia/Tokio", "POL015", 36, 15, "did you mean 'Asia/Tokyo'?"),
+    (
+        "timezone: Asia/Tokyo",
+        "timezone: 0/0",
+        "POL015",
+        36,
+        15,
+        "write e.g. Asia/Tokyo, Europe/Berlin or UTC",
+    ),
+    ("timezone: Asia/Tokyo", "timezone: 9", "POL012", 36, 15, ""),
+    ("cron: 0 2 * * 1-5", "cron: 0 25 * * 1-5", "POL015", 37, 11, "e.g. 0 2 * * 1-5 for 02:00 from Monday to Friday"),
+    ("cron: 0 2 * * 1-5", "cron: 0 0 2 * * 1-5", "POL015", 37, 11, "write minute, hour, day, month and weekday"),
+    ("cron: 0 2 * * 1-5", "cron: 2", "POL012", 37, 11, ""),
+    ("cron: 0 2 * * 1-5", "interval: 1h", "POL032", 38, 5, "write a cron, or remove it"),
+    ("jitter: 5m", "interval: 1h", "POL032", 39, 5, "remove the interval or the cron"),
+    ("jitter: 5m", "jitter: 5", "POL014", 39, 13, "write 5s, 5m or 5h"),
+    ("duration: 8h", "duration: 15m", "POL032", 41, 51, "write more than 15m, or a shorter participation.deadline"),
+    ("duration: 1d", "duration: 40d", "POL013", 43, 54, "write 31d or less"),
+    ("duration: 1d", "duratoin: 1d", "POL010", 43, 44, "did you mean 'duration'?"),
+    ("{cron: 30 4", "{name: month-end, cron: 30 4", "POL020", 44, 16, "give each one a name of its own"),
+    ('ram_gb: ">= 1"', "ram_gb: 1 GB", "POL033", 17, 39, 'write a comparison in quotes, e.g. ram_gb: ">= 1"'),
+    ('ram_gb: ">= 1"', 'ramgb: ">= 1"', "POL010", 17, 31, "did you mean 'ram_gb'?"),
+    ("tags: [press]", "tags: 3", "POL033", 18, 34, "write the tags that it must have, e.g. tags: [press]"),
+    ("on_battery: true", "on_battery: yes", "POL033", 20, 41, "write on_battery: true or on_battery: false"),
+    ("name: low-battery", "name: press-line", "POL020", 18, 16, "give each one a name of its own"),
+    ("tags: [press]", "tier: smal", "POL033", 18, 34, "did you mean 'small'?"),
+    ('ram_gb: ">= 1"', "", "POL033", 17, 9, "add a condition on one of device, tags"),
+    ("cooldown: 30m", "cooldown: 0", "POL033", 23, 5, "write a cooldown, or remove it"),
+    ("largest_share: 0.5", "largest_share: 0", "POL013", 21, 20, "write more than 0"),
+    ("upload_per_day: 50MB", "upload_per_day: 0", "POL013", 45, 52, "write 1 bytes or more"),
+    ("gw-*: {tags", "gw 1: {tags", "POL013", 47, 5, "write e.g. gw-1"),
+    ("gw-*: {tags", "gw-1: {tagz", "POL010", 47, 12, "did you mean 'tags'?"),
 ]
 
 
@@ -294,7 +317,7 @@ def test_a_fault_of_the_schedule_is_found_where_it_stands(
     assert hint in there[code, line, column].hint
 
 
-def test_a_schedule_is_compiled_into_seconds(planned: str, known: Known) -> None:
+def test_a_schedule_and_its_rules_are_compiled_into_seconds_and_bytes(planned: str, known: Known) -> None:
     policy = check_text(planned, "p.yaml", known).policy
     assert policy is not None
     assert policy.schedule == Schedule(
@@ -304,7 +327,16 @@ def test_a_schedule_is_compiled_into_seconds(planned: str, known: Known) -> None
         jitter_s=300.0,
         windows=(Window("0 22 * * *", 28_800.0, "night"),),
         blackouts=(Window("0 0 L * *", 86_400.0, "month-end"), Window("30 4 * * 7", 1200.0)),
+        per_device=PerDevice(3600.0, 50_000_000, 1200.0, True),
     )
+    part = policy.participation
+    assert (part.largest_share, part.cooldown_s, part.failures) == (0.5, 1800.0, 2)
+    assert part.require == (
+        Rule("enough-memory", (Condition("ram_gb", ">=", 1.0),)),
+        Rule("press-line", (Condition("device", "one of", ("gw-*", "pc-1")), Condition("tags", "has", ("press",)))),
+    )
+    assert part.forbid == (Rule("low-battery", (Condition("battery", "<", 30.0), Condition("on_battery", "is", True))),)
+    assert policy.devices == (Registered("gw-*", ("press", "line-3")),)
 
 
 def test_a_time_zone_where_no_hour_matters_is_a_finding(whole: str, known: Known) -> None:

@@ -253,7 +253,7 @@ def test_a_device_that_is_gone_or_has_no_tier_is_not_invited() -> None:
 
 def test_the_decider_may_hold_a_round_back() -> None:
     class Nobody(Everybody):
-        def invite(self, candidates: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:
+        def invite(self, candidates: tuple[tuple[str, int, int], ...], present: int) -> tuple[str, ...]:
             assert candidates == (("ada", 1, 2), ("bob", 1, 0))
             return ()
 
@@ -571,8 +571,8 @@ class Slow(Everybody):
         every = 1 if change is None or change > 0.1 else 4
         return Upload({"precision": 8.0, "top_k": 1.0}, every, "int8: slow")
 
-    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
-        return super().invite(candidates) if len(candidates) >= self.quorum else ()
+    def invite(self, candidates: tuple[Candidate, ...], present: int) -> tuple[str, ...]:
+        return super().invite(candidates, present) if len(candidates) >= self.quorum else ()
 
 
 def invited(effects: Sequence[AggregatorEffect]) -> dict[str, Mapping[str, float]]:

@@ -9,11 +9,11 @@ from mhfl_mq.protocol.effects import AggregatorEffect, Persist, Tell
 from mhfl_mq.protocol.joining import Joining
 from mhfl_mq.protocol.members import Link, Members
 from mhfl_mq.protocol.pauses import Once
-from mhfl_mq.protocol.records import DeviceSaved, Entry
+from mhfl_mq.protocol.records import DAY_S, DeviceSaved, Entry, PastSaved, UpdateCounted, UploadSaved
 from mhfl_mq.protocol.words import TEXT_LIMIT, plain
 from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules
 from mhfl_mq.wire.codec import decode, encode
-from mhfl_mq.wire.messages import Assign, Capability, Hello, Presence, ProbeResult, Refuse, Survey
+from mhfl_mq.wire.messages import Assign, Capability, Facts, Hello, Presence, ProbeResult, Refuse, Survey
 
 PROBES = (ProbeResult("small", 0.1, 1000), ProbeResult("large", 0.2, 2000))
 ADA = DeviceSaved("ada", 5, 1, "fits", LAYOUT, 100, 0.0, PROBES)
@@ -52,9 +52,42 @@ def test_a_restored_device_is_unseen_until_its_birth_is_heard() -> None:
     assert members.candidates(LAYOUT) == ()
     members.presence("ada", Presence(5, True, "d"))
     assert members.candidates(LAYOUT) == (("ada", 1, 3),)
-    members.had_turns(("ada", "bob"))
+    members.had_turns(("ada", "bob"), (), 50.0, 60.0)
     assert members.candidates(LAYOUT) == (("ada", 1, 4),)
     assert members.candidates(digest("other")) == ()
+
+
+def update(device: str, size: int, seconds: float) -> UpdateCounted:
+    return UpdateCounted(7, device, 1, digest(device), size, 1.0, {"seconds": seconds})
+
+
+def test_a_turn_without_an_update_is_missed_and_one_with_an_update_ends_the_row() -> None:
+    members = Members([ADA], {}, 10, {"ada": PastSaved(10.0, 2, (UploadSaved(11.0, 5, 1.0),))})
+    members.had_turns(("ada", "bob"), (), 50.0, 60.0)
+    assert members.past("ada") == PastSaved(50.0, 3, (UploadSaved(11.0, 5, 1.0),))
+    assert members.past("bob") == PastSaved(50.0, 1)
+    members.had_turns(("ada",), (update("ada", 80, 2.5),), 70.0, 90.0)
+    assert members.past("ada") == PastSaved(70.0, 0, (UploadSaved(11.0, 5, 1.0), UploadSaved(90.0, 80, 2.5)))
+    assert members.past("cyd") == PastSaved()
+
+
+def test_uploads_of_more_than_a_day_ago_are_forgotten() -> None:
+    members = Members([ADA], {}, 10, {"ada": PastSaved(10.0, 0, (UploadSaved(10.0, 5, 1.0),))})
+    members.had_turns(("ada",), (update("ada", 80, 2.5),), DAY_S, DAY_S + 11.0)
+    assert members.past("ada").uploads == (UploadSaved(DAY_S + 11.0, 80, 2.5),)
+
+
+def test_what_a_device_says_of_itself_is_kept_with_its_time_and_strangers_do_not_fill_the_memory() -> None:
+    members = Members([ADA], {}, 2)
+    facts = Facts({"ram_gb": 2.0})
+    members.says("eve", facts, 5.0)
+    members.says("fay", facts, 6.0)
+    members.says("gus", facts, 7.0)
+    members.says("ada", facts, 8.0)
+    assert [members.said(one) for one in ("eve", "fay", "gus")] == [(facts, 5.0), (facts, 6.0), None]
+    assert members.said("ada") == (facts, 8.0)  # it is one of us
+    members.says("eve", Facts(), 9.0)
+    assert members.said("eve") == (Facts(), 9.0)
 
 
 def test_a_last_will_of_an_older_session_is_not_heard() -> None:

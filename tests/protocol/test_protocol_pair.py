@@ -130,7 +130,7 @@ def test_a_bounded_run_over_a_lost_folder_does_all_its_rounds_whenever_it_is_res
 class FewestTurns(Everybody):
     """Two are invited, who had the fewest turns first."""
 
-    def invite(self, candidates: tuple[Candidate, ...]) -> tuple[str, ...]:
+    def invite(self, candidates: tuple[Candidate, ...], present: int) -> tuple[str, ...]:
         return tuple(device for _, device in sorted((turns, device) for device, _, turns in candidates)[:2])
 
 

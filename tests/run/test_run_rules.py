@@ -79,14 +79,14 @@ def test_a_plan_whose_updates_cannot_be_compacted_is_refused_where_the_policy_co
 def test_how_a_device_sends_is_said_in_numbers_and_why_where_it_is_less_than_the_best() -> None:
     adaptive = replace(policy("s"), communication=Communication(adaptive=True, transfer_s=1.0))
     decider = PolicyDecider(adaptive, (1_000_000,), random.Random(0))
-    assert decider.upload(0, 0.0, None) == Upload({"precision": 32.0, "top_k": 1.0})
+    assert decider.upload(0, 0.0, None) == Upload({"precision": 32.0, "top_k": 1.0}, most_bytes=4_000_000)
     slow = decider.upload(0, 700_000.0, 0.5)
     assert (slow.options, slow.every) == ({"precision": 8.0, "top_k": 0.5}, 1)
     assert slow.why == "int8, the largest 50 %; int8: 1 MB a round are 1.43 s, over 1 s"
     plain = PolicyDecider(policy("s"), (1_000_000,), random.Random(0))
-    assert plain.upload(0, 1.0, 0.0) == Upload()
+    assert plain.upload(0, 1.0, 0.0) == Upload(most_bytes=4_000_000)
     rare = replace(policy("s"), communication=Communication(every=3))
-    assert PolicyDecider(rare, (10,), random.Random(0)).upload(0, 1.0, 0.0) == Upload(every=3)
+    assert PolicyDecider(rare, (10,), random.Random(0)).upload(0, 1.0, 0.0) == Upload(every=3, most_bytes=40)
 
 
 def test_the_aggregators_own_tier_is_given_to_no_device_whatever_it_says_of_itself() -> None:

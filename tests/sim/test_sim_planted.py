@@ -11,9 +11,9 @@ from mhfl_mq.protocol.effects import Ack, AggregatorEffect, DeviceEffect, Fold, 
 from mhfl_mq.protocol.events import AggregatorEvent, DeviceEvent, Trained, UpdateStored
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.members import Members
-from mhfl_mq.protocol.records import RoundOpened
+from mhfl_mq.protocol.records import PastSaved, RoundOpened
 from mhfl_mq.protocol.rounds import Round
-from mhfl_mq.protocol.rules import Decision, Opening
+from mhfl_mq.protocol.rules import Decision, May, Opening
 from mhfl_mq.protocol.transfer_admission import Admission
 from mhfl_mq.protocol.work import Work
 from mhfl_mq.run.bench import Bench
@@ -170,6 +170,14 @@ def the_schedule_is_not_asked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PolicyDecider, "opening", lambda self, now, committed_at: Opening(True))
 
 
+def rules_about_devices_are_not_asked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PolicyDecider, "may", lambda self, asked, rounds, now: May())
+
+
+def turns_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Members, "past", lambda self, device: PastSaved())
+
+
 def a_time_is_never_used_up(patch: pytest.MonkeyPatch) -> None:
     right = PolicyDecider.opening
     patch.setattr(PolicyDecider, "opening", lambda self, now, committed_at: right(self, now, None))
@@ -241,6 +249,8 @@ PLANTED: tuple[tuple[Plant, str, str], ...] = (
     (no_offer_again, "crashes", "did not hear the offer again"),
     (the_gate_says_yes, "stragglers", "the gate allows"),
     (the_schedule_is_not_asked, "calm", "where the schedule allows none"),
+    (rules_about_devices_are_not_asked, "calm", "did not say in this life that it is idle|after its last turn"),
+    (turns_are_forgotten, "calm", "after its last turn began"),
     (a_time_is_never_used_up, "calm", "begins at second .* for the same time"),
     (admission_is_unbounded, "network", "updates are being pulled"),
     (only_one_device_is_ever_invited, "calm", "no new round was committed"),

@@ -24,6 +24,7 @@ from mhfl_mq.protocol.records import (
     RoundOpened,
     SavedState,
     UpdateCounted,
+    UploadSaved,
     VersionAdded,
 )
 from mhfl_mq.store.ledger import GENESIS, query, read
@@ -94,6 +95,32 @@ def test_round_numbers_that_were_skipped_are_not_counted_as_rounds(store: Store)
     store.apply([replace(OPENED, round=901)])
     state = store.restore()
     assert (state.last_round, state.rounds_opened) == (901, 3)
+
+
+def test_what_a_device_did_comes_back_with_its_turns_and_the_uploads_of_its_last_day(folder: Path) -> None:
+    time = [now()]
+    with Store(folder, lambda: time[0]) as store:
+        after(store, 8)
+        committed_at = store.restore().committed_at
+        for number in (11, 12, 13, 14):
+            time[0] += datetime.timedelta(hours=10)
+            opened = replace(OPENED, round=number)
+            update = replace(COUNTED, round=number, blob_id=f"{number}" * 32, metrics={"seconds": 2.5})
+            before = store.restore().open_round
+            if before is not None:
+                store.apply([RoundClosed(before.opened.round, "aborted", "", None)])
+            store.apply([opened])
+            if number < 14:
+                store.apply([update])
+            store.apply([RoundClosed(number, "aborted", "", None, ("gw-1", "gw-2"))])
+        state = store.restore()
+    begin = now().timestamp()
+    assert state.pasts["gw-1"].turned_at == begin + 40 * 3600
+    assert state.pasts["gw-1"].missed == 1
+    assert [one.at - begin for one in state.pasts["gw-1"].uploads] == [10 * 3600, 20 * 3600, 30 * 3600]
+    assert state.pasts["gw-1"].uploads[-1] == UploadSaved(begin + 30 * 3600, 256, 2.5)
+    assert state.pasts["gw-2"].missed == 4
+    assert state.committed_at == committed_at == begin
 
 
 def test_a_device_saved_again_is_replaced(store: Store) -> None:

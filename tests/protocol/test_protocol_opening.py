@@ -9,10 +9,10 @@ from mhfl_mq.protocol.effects import AggregatorEffect, Alarm, Persist, SetTimer,
 from mhfl_mq.protocol.events import AggregatorEvent, Heard, Merged, RollbackAsked, Started, TimerFired, UpdateStored
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.pauses import Timer
-from mhfl_mq.protocol.records import DeviceSaved, Entry, SavedState, VersionAdded
-from mhfl_mq.protocol.rules import Opening, Rules
+from mhfl_mq.protocol.records import DeviceSaved, Entry, PastSaved, SavedState, UploadSaved, VersionAdded
+from mhfl_mq.protocol.rules import Asked, May, Opening, Rules
 from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules, manifest_of
-from mhfl_mq.wire.messages import Message, Offer, Presence, ProbeResult, UpdateReady
+from mhfl_mq.wire.messages import Facts, Message, Offer, Presence, ProbeResult, UpdateReady
 
 PROBES = (ProbeResult("small", 0.1, 1), ProbeResult("large", 0.2, 2))
 SAVED = SavedState(
@@ -190,3 +190,93 @@ def test_a_rollback_in_a_round_rests_as_after_a_round() -> None:
     bench.after(Started())
     bench.here("ada", "bob")
     assert timers(bench.after(RollbackAsked(0, digest("model -1"), {}, "worse", "op"))) == [10.0]
+
+
+# ---- who may be invited ---------------------------------------------------------------------------------------
+
+
+def always(_now: float, _committed_at: float | None) -> Opening:
+    return Opening(True)
+
+
+def test_a_device_that_a_rule_keeps_out_is_not_invited_and_the_ledger_counts_it_by_rule() -> None:
+    bench = Bench(rules=example_rules(quorum_min=1))
+    bench.decider.schedule = always
+    bench.decider.rule = lambda asked, _rounds, _now: May("enough-memory" if asked.device == "ada" else "")
+    effects = bench.after(Started()) + bench.here("ada", "bob")
+    assert offers(effects) == {"bob"}
+    assert noted(effects, "round.open")[0].facts["out"] == {"enough-memory": 1}
+
+
+def test_when_all_are_out_the_machine_asks_again_when_waiting_alone_lets_the_first_in() -> None:
+    bench = Bench()
+    bench.decider.schedule = always
+    free = {"ada": 130.0, "bob": 150.0}
+    bench.decider.rule = lambda asked, _rounds, now: (
+        May() if now >= free[asked.device] else May("min_interval", free[asked.device])
+    )
+    bench.now = 100.0
+    bench.after(Started())
+    effects = bench.here("ada", "bob")
+    assert timers(effects) == [30.0]
+    assert bench.machine.eligibility.out == {"ada": "min_interval", "bob": "min_interval"}
+    bench.here("ada")  # the same again: the timer runs already
+    assert timers(bench.here("ada")) == []
+    assert timers(bench.at(130.0)) == [20.0]  # one is not enough for a round
+    assert offers(bench.at(150.0)) == {"ada", "bob"}
+
+
+def test_a_rule_that_no_waiting_fulfils_sets_no_timer() -> None:
+    bench = Bench()
+    bench.decider.schedule = always
+    bench.decider.rule = lambda _asked, _rounds, _now: May("press-line")
+    assert timers(bench.after(Started()) + bench.here("ada", "bob")) == []
+
+
+def test_a_missed_round_says_which_rules_kept_devices_out() -> None:
+    bench = Bench()
+    bench.decider.rule = lambda asked, _rounds, _now: May("idle" if asked.device == "ada" else "")
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    (missed,) = noted(bench.at(CLOSES), "round.miss")
+    assert missed.facts == {"present": 2, "needed": 2, "why": "never again", "out": {"idle": 1}}
+
+
+def test_the_decider_is_told_what_a_device_said_and_did() -> None:
+    asked: list[Asked] = []
+
+    def rule(one: Asked, _rounds: int, _now: float) -> May:
+        asked.append(one)
+        return May()
+
+    bench = Bench(replace(SAVED, turns={"ada": 4}, pasts={"ada": PastSaved(7.0, 2)}))
+    bench.decider.schedule = always
+    bench.decider.rule = rule
+    bench.now = 300.0
+    bench.after(Started(), ("ada", Facts({"ram_gb": 2.0}, {"os": ("linux",)})))
+    bench.now = 310.0
+    bench.here("ada", "bob")
+    ada, bob = asked
+    said = (Facts({"ram_gb": 2.0}, {"os": ("linux",)}), 300.0)
+    assert ada == Asked("ada", 1, 4, PastSaved(7.0, 2), 10, 0.0, said, 0)
+    assert (bob.said, bob.past) == (None, PastSaved())
+
+
+def test_a_round_that_ended_is_in_the_past_of_those_who_had_their_turn() -> None:
+    bench = Bench()
+    bench.decider.schedule = always
+    bench.now = 100.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    one = bench.machine.round
+    assert one is not None
+    manifest = manifest_of("ada", 80)
+    bench.now = 120.0
+    ready = UpdateReady(one.number, 0, 1.0, manifest, {"seconds": 3.0})
+    bench.after(("ada", ready), UpdateStored(one.number, "ada", manifest.blob_id))
+    bench.now = 160.0
+    bench.after(TimerFired(Timer.DEADLINE), Merged(one.number, digest("new")))
+    assert bench.machine.members.past("ada") == PastSaved(100.0, 0, (UploadSaved(160.0, 80, 3.0),))
+    assert bench.machine.members.past("bob") == PastSaved(100.0, 1)
+    assert bench.machine.rounds == 1

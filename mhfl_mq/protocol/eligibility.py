@@ -1,0 +1,58 @@
+"""Which of the candidates may be invited now, by the policy's rules about single devices, and what keeps others out."""
+
+from collections import Counter
+
+from mhfl_mq.protocol.members import Members
+from mhfl_mq.protocol.rules import Asked, Candidate, Decider
+from mhfl_mq.protocol.uploads import Uploads
+
+__all__ = ["Eligibility"]
+
+
+class Eligibility:
+    """Asks the decider for each candidate, and keeps its last word.
+
+    `out` has the rule that keeps a device out; `again_at` is when the first of them may come in by waiting alone.
+    """
+
+    def __init__(self, decider: Decider, members: Members, uploads: Uploads) -> None:
+        self.out: dict[str, str] = {}
+        self.again_at: float | None = None
+        self._decider = decider
+        self._members = members
+        self._uploads = uploads
+
+    def of(self, candidates: tuple[Candidate, ...], rounds: int, now: float) -> tuple[Candidate, ...]:
+        """Those who may be invited; `rounds` have ended so far."""
+        self.out, self.again_at = {}, None
+        allowed = []
+        for one in candidates:
+            verdict = self._decider.may(self.asked(one), rounds, now)
+            if verdict.yes:
+                allowed.append(one)
+                continue
+            self.out[one[0]] = verdict.rule
+            if verdict.again_at is not None:
+                self.again_at = min(verdict.again_at, self.again_at or verdict.again_at)
+        return tuple(allowed)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many devices each rule keeps out."""
+        return dict(sorted(Counter(self.out.values()).items()))
+
+    def asked(self, candidate: Candidate) -> Asked:
+        """What the decider is told of a candidate."""
+        device, tier, turns = candidate
+        member = self._members.get(device)
+        assert member is not None
+        return Asked(
+            device=device,
+            tier=tier,
+            turns=turns,
+            past=self._members.past(device),
+            examples=member.saved.examples,
+            link_bytes_s=member.saved.link_bytes_s,
+            said=self._members.said(device),
+            next_bytes=self._uploads.most_bytes(device, tier),
+        )
