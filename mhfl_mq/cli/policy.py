@@ -99,7 +99,7 @@ def show(file: Path, as_json: bool) -> None:
     click.echo(f"digest {policy.digest}\n")
     print_table(
         "",
-        ["tier", "width", "blocks", "step at most", "memory at most", "transfer at most"],
+        ["tier", "width", "blocks", "step at most", "memory at most", "transfer at most", "asked"],
         [_tier_row(policy, index) for index in range(len(policy.tiers))],
     )
     click.echo()
@@ -141,6 +141,7 @@ def _tier_row(policy: Policy, index: int) -> Sequence[str | float | None]:
         None if budget.step_s is None else show_duration(budget.step_s),
         None if budget.memory_bytes is None else show_bytes(budget.memory_bytes),
         None if budget.transfer_s is None else show_duration(budget.transfer_s),
+        "each round" if tier.every == 1 else f"every {tier.every} rounds",
     ]
 
 

@@ -50,7 +50,8 @@ class Budget:
 class Tier:
     """One size class: the share of the width, the number of blocks (0: all), and what it may cost.
 
-    `architecture` names a model of the task that is unlike the others; empty: the task's one model, cut.
+    `architecture` names a model of the task that is unlike the others; empty: the task's one model, cut. A device of
+    this tier is asked for an update `every` so many rounds.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Tier:
     depth: int = 0
     budget: Budget = Budget()
     architecture: str = ""
+    every: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,9 @@ class Policy:
     def digest(self) -> str:
         """SHA-256 over the content: another layout, order of keys, or `900s` for `15m` give the same digest."""
         policy = dataclasses.asdict(self)
+        policy["tiers"] = [
+            _used(tier, since=("name", "width", "depth", "budget", "architecture")) for tier in self.tiers
+        ]
         for later in ("communication", "devices"):
             if getattr(self, later) in (Communication(), ()):
                 del policy[later]

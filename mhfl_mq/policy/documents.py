@@ -73,10 +73,13 @@ class Tier(Part):
         "", description="a model of the task that is unlike the other tiers'; left out: the task's one model, cut"
     )
     budget: Budget = Field(default_factory=Budget, description="what the tier may cost on a device, measured")
+    every: Annotated[int, Field(ge=1, le=MAX_EVERY)] = Field(
+        1, description="ask a device of this tier for an update every so many rounds"
+    )
 
     def compiled(self) -> compiled.Tier:
         budget = self.budget.compiled()
-        return compiled.Tier(self.name, self.width, self.depth or 0, budget, self.architecture)
+        return compiled.Tier(self.name, self.width, self.depth or 0, budget, self.architecture, self.every)
 
 
 class AlgorithmOptions(Part):

@@ -248,15 +248,15 @@ class PolicyDecider:
 
     def upload(self, tier: int, link_bytes_s: float, change: float | None) -> Upload:
         """The cheapest loss that this link carries in the policy's time, or what the policy says for everybody."""
-        rules = self._policy.communication
+        rules, every = self._policy.communication, self._policy.tiers[tier].every
         if rules == Communication():
-            return Upload(most_bytes=upload_bytes(self._lengths[tier], How()))
+            return Upload(every=every, most_bytes=upload_bytes(self._lengths[tier], How()))
         decision = choose(link_bytes_s, self._lengths[tier], rules.transfer_s, change, rules)
         how = decision.answer
         options = {"precision": float(how.precision), "top_k": how.top_k} if rules.compacts else {}
         against = [str(reason) for reason in decision.reasons if not reason.holds]  # the last one decided
         most_bytes = upload_bytes(self._lengths[tier], how)
-        return Upload(options, how.every, f"{how}; {against[-1]}" if against else "", most_bytes)
+        return Upload(options, max(how.every, every), f"{how}; {against[-1]}" if against else "", most_bytes)
 
     def weight(self, examples: float) -> float:
         """What an update of so many examples counts, by the policy's weighting."""

@@ -120,6 +120,22 @@ def test_a_largest_share_spreads_the_rounds_over_the_devices(plant: Plant) -> No
     plant.processes.stop()
 
 
+def test_a_tier_that_is_asked_every_second_round_uploads_half_as_often(plant: Plant) -> None:
+    policy = with_rules(plant)
+    policy.write_text(policy.read_text().replace("budget: {step_ms: 2}}", "budget: {step_ms: 2}, every: 2}"))
+    plant.aggregator(policy=policy)
+    plant.device("often", 0)
+    plant.await_counted("often")
+    plant.device("rarely", 1)
+    plant.await_counted("rarely")
+    first = plant.last_round()
+    plant.await_rounds(12)
+    opened = [one for one in plant.entries("round.open") if one["round"] > first][:10]
+    assert sum("often" in dict(one["cohort"]) for one in opened) == 10
+    assert sum("rarely" in dict(one["cohort"]) for one in opened) == 5
+    plant.processes.stop()
+
+
 def test_a_device_whose_trainings_fail_rests_and_the_others_go_on(plant: Plant) -> None:
     policy = with_rules(plant, participation="cooldown: 1h, failures: 2")
     plant.aggregator(policy=policy)

@@ -79,7 +79,7 @@ RULES = """\
 def planned() -> str:
     """The same with rules, and with a schedule that uses every key but the interval."""
     text = WHOLE.replace("  schedule: {interval: 1h30m, max_rounds: 50}\n", "")
-    return text.replace("    deadline: 15m\n", RULES) + PLANNED
+    return text.replace("    deadline: 15m\n", RULES).replace("depth: 4}", "depth: 4, every: 2}") + PLANNED
 
 
 @pytest.fixture

@@ -336,6 +336,7 @@ def test_a_schedule_and_its_rules_are_compiled_into_seconds_and_bytes(planned: s
         Rule("press-line", (Condition("device", "one of", ("gw-*", "pc-1")), Condition("tags", "has", ("press",)))),
     )
     assert part.forbid == (Rule("low-battery", (Condition("battery", "<", 30.0), Condition("on_battery", "is", True))),)
+    assert [tier.every for tier in policy.tiers] == [1, 2]
     assert policy.devices == (Registered("gw-*", ("press", "line-3")),)
 
 

@@ -76,6 +76,17 @@ def test_a_plan_whose_updates_cannot_be_compacted_is_refused_where_the_policy_co
             algorithm_of(packed)
 
 
+def test_a_tier_is_asked_as_often_as_it_says_unless_the_communication_says_less() -> None:
+    plain = policy("s", "l")
+    tiers = (replace(plain.tiers[0], every=2), replace(plain.tiers[1], every=3))
+    slow = PolicyDecider(replace(plain, tiers=tiers), (10, 20), random.Random(0))
+    assert [slow.upload(tier, 0.0, None).every for tier in (0, 1)] == [2, 3]
+    slower = PolicyDecider(
+        replace(plain, tiers=tiers, communication=Communication(every=3)), (10, 20), random.Random(0)
+    )
+    assert [slower.upload(tier, 0.0, None).every for tier in (0, 1)] == [3, 3]
+
+
 def test_how_a_device_sends_is_said_in_numbers_and_why_where_it_is_less_than_the_best() -> None:
     adaptive = replace(policy("s"), communication=Communication(adaptive=True, transfer_s=1.0))
     decider = PolicyDecider(adaptive, (1_000_000,), random.Random(0))
