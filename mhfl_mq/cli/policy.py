@@ -11,6 +11,7 @@ from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
 from mhfl_mq.cli.policy_explain import explain_command
+from mhfl_mq.cli.policy_simulate import simulate_command
 from mhfl_mq.cli.signing import sign_command, verify_command
 from mhfl_mq.errors import ConfigError, PolicyError
 from mhfl_mq.policy import Communication, Policy, Rule, Schedule, Window, ways
@@ -29,6 +30,8 @@ def command() -> None:
 
 
 command.add_command(explain_command)
+command.add_command(simulate_command)
+command.add_command(simulate_command)
 command.add_command(sign_command)
 command.add_command(verify_command)
 

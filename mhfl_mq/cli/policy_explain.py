@@ -18,7 +18,7 @@ from mhfl_mq.policy.schedule import show_time, zone_of
 from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.fleet import read_fleet, with_policy
 
-__all__ = ["explain_command", "moment"]
+__all__ = ["explain_command", "iso", "moment"]
 
 
 @click.command("explain")
@@ -62,9 +62,9 @@ def explain_command(device: str, file: Path | None, state: Path, time: str, as_j
                 "device": device,
                 "policy": policy.name,
                 "digest": policy.digest,
-                "at": _iso(now),
+                "at": iso(now),
                 "in": answer.now,
-                "next": None if answer.now or answer.changes_at is None else _iso(answer.changes_at),
+                "next": None if answer.now or answer.changes_at is None else iso(answer.changes_at),
                 "rules": [_rule(one, lines) for one in decision.reasons],
             }
         )
@@ -96,7 +96,9 @@ def moment(time: str, policy: Policy) -> float:
     return (written if written.tzinfo is not None else written.replace(tzinfo=zone)).timestamp()
 
 
-def _iso(at: float) -> str:
+def iso(at: float) -> str:
+    """An instant for scripts: UTC, ISO 8601."""
+    """An instant for scripts: UTC, ISO 8601."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 

@@ -6,8 +6,8 @@ over `require`. A rule's name in a reason is that of the policy file, or the pat
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -25,12 +25,13 @@ __all__ = ["Eligibility", "Fleet", "decide", "explain"]
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """What decisions look at: the devices that are there, `rounds` that have ended, and when the last one that made a
-    version began. `federation` salts the schedule's jitter."""
+    version began. `federation` salts the schedule's jitter; `lengths` are the coordinates of the tiers."""
 
     devices: tuple[DeviceFacts, ...] = ()
     rounds: int = 0
     committed_at: float | None = None
     federation: str = ""
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 def decide(policy: Policy, fleet: Fleet, now: float) -> Decision[tuple[str, ...]]:

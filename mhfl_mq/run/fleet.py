@@ -98,6 +98,7 @@ def fleet_document(machine: FederationMachine, facts_of: FactsOf, federation: st
         devices.append(asdict(replace(facts_of(asked), present=member.link is Link.ONLINE)))
     return {
         "federation": federation,
+        "lengths": {tier.name: tier.length for tier in machine.rules.tiers},
         "rounds": machine.rounds,
         "committed_at": machine.committed_at,
         "devices": devices,
@@ -124,6 +125,7 @@ def _fleet(document: Mapping[str, Any]) -> Fleet:
         int(document["rounds"]),
         None if committed_at is None else float(committed_at),
         str(document["federation"]),
+        {str(name): int(length) for name, length in document["lengths"].items()},
     )
 
 

@@ -40,7 +40,13 @@ def plant(tmp_path: Path) -> Path:
         DeviceFacts("gw-2", {"ram_gb": 0.5, "tags": ("press",)}, Past(), NOON - 12),
         DeviceFacts("gw-3", {"tags": ("press",)}, present=False),
     ]
-    fleet = {"federation": "f", "rounds": 3, "committed_at": None, "devices": [asdict(one) for one in devices]}
+    fleet = {
+        "federation": "f",
+        "rounds": 3,
+        "committed_at": None,
+        "lengths": {"small": 1000},
+        "devices": [asdict(one) for one in devices],
+    }
     (tmp_path / "fleet.json").write_text(json.dumps(fleet))
     return tmp_path
 
