@@ -10,8 +10,10 @@ import click
 from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
+from mhfl_mq.cli.policy_diff import diff_command
 from mhfl_mq.cli.policy_explain import explain_command
 from mhfl_mq.cli.policy_simulate import simulate_command
+from mhfl_mq.cli.policy_test import test_command
 from mhfl_mq.cli.signing import sign_command, verify_command
 from mhfl_mq.errors import ConfigError, PolicyError
 from mhfl_mq.policy import Communication, Policy, Rule, Schedule, Window, ways
@@ -29,9 +31,11 @@ def command() -> None:
     """Check a policy file, show what it says, sign it."""
 
 
+command.add_command(diff_command)
 command.add_command(explain_command)
 command.add_command(simulate_command)
 command.add_command(simulate_command)
+command.add_command(test_command)
 command.add_command(sign_command)
 command.add_command(verify_command)
 

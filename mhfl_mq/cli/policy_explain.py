@@ -11,10 +11,11 @@ from mhfl_mq.cli.output import print_json
 from mhfl_mq.cli.policies import read_installed_policy
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy, Reason
+from mhfl_mq.policy.cases import moment as time_of
 from mhfl_mq.policy.eligible import explain
 from mhfl_mq.policy.findings import nearest, printable
 from mhfl_mq.policy.lines import rule_lines
-from mhfl_mq.policy.schedule import show_time, zone_of
+from mhfl_mq.policy.schedule import show_time
 from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.fleet import read_fleet, with_policy
 
@@ -87,13 +88,10 @@ def moment(time: str, policy: Policy) -> float:
     if not time:
         return SystemClock().now().timestamp()
     try:
-        written = datetime.fromisoformat(time)
+        return time_of(time, policy)
     except ValueError:
-        raise ConfigError(
-            f"{time!r} is no time", remedy="write e.g. 2026-11-24T22:00 or 2026-11-24T22:00+09:00"
-        ) from None
-    zone = zone_of(policy.schedule.timezone)
-    return (written if written.tzinfo is not None else written.replace(tzinfo=zone)).timestamp()
+        remedy = "write e.g. 2026-11-24T22:00 or 2026-11-24T22:00+09:00"
+        raise ConfigError(f"{time!r} is no time", where="--at or --from", remedy=remedy) from None
 
 
 def iso(at: float) -> str:

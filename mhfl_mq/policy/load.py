@@ -5,13 +5,14 @@ the fields (`checks`), both over the same values, so that one look shows all err
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from mhfl_mq.policy.checks import Known, cross_check
+from mhfl_mq.policy.checks import Fault, Known, cross_check
 from mhfl_mq.policy.compiled import API_VERSION, Policy
 from mhfl_mq.policy.documents import KINDS
 from mhfl_mq.policy.findings import Code, Finding, policy_error
@@ -19,10 +20,13 @@ from mhfl_mq.policy.tree import Node, locate, plain, read_tree
 from mhfl_mq.policy.words import dotted, shown, words_for
 from mhfl_mq.shipped import shipped
 
-__all__ = ["MAX_BYTES", "Checked", "Known", "check_policy", "check_text", "load_policy", "read_policy"]
+__all__ = ["MAX_BYTES", "Checked", "Known", "check_policy", "check_text", "load_policy", "read_form", "read_policy"]
 
 MAX_BYTES: Final = 256 * 1024
 """Of a policy file: 500 commented lines are 20 KiB, and what is larger is another file."""
+
+
+_FIRST: Final = KINDS["FederationPolicy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,34 @@ def check_policy(path: Path, known: Known | None = None) -> list[Finding]:
 
 def read_policy(path: Path, known: Known | None = None) -> Checked:
     """The policy of a file, or everything that is wrong with it; raises nothing."""
+    text = _text(path)
+    return _only(text) if isinstance(text, Finding) else check_text(text, str(path), known)
+
+
+def read_form(
+    path: Path, model: type[BaseModel], check: Callable[[Any], Iterable[Fault]] = lambda _data: ()
+) -> tuple[Any, tuple[Finding, ...]]:
+    """Another kind of file that is written and checked as policies are: its model's value, or None and the findings.
+
+    `check` gives what lies between the fields, from the file's plain values. Raises nothing.
+    """
+    text = _text(path)
+    if isinstance(text, Finding):
+        return None, (text,)
+    sheet = _Sheet(str(path), text)
+    root = read_tree(text, sheet.report)
+    if root is None:
+        return None, sheet.sorted()
+    data = plain(root)
+    value = _form(root, data, sheet, model)
+    for fault in check(data):
+        sheet.report(fault.code, *locate(root, fault.path, key=fault.key), fault.message, fault.hint)
+    findings = sheet.sorted()
+    return None if findings else value, findings
+
+
+def _text(path: Path) -> str | Finding:
+    """A file's text, or why it cannot be read."""
     file = str(path)
     try:
         with path.open("rb") as opened:
@@ -55,19 +87,18 @@ def read_policy(path: Path, known: Known | None = None) -> Checked:
     except OSError as error:
         says = f"cannot be read: {error.strerror or error}"
         hint = f"name a policy file, or one that ships ({', '.join(_shipped_names())}); `mhfl init` writes one"
-        return _only(Finding(file, 0, 0, Code.UNREADABLE, says, hint))
+        return Finding(file, 0, 0, Code.UNREADABLE, says, hint)
     if len(data) > MAX_BYTES:
         says = f"larger than {MAX_BYTES // 1024} KiB: not a policy file"
-        return _only(Finding(file, 0, 0, Code.TOO_LARGE, says, "check the file's name"))
+        return Finding(file, 0, 0, Code.TOO_LARGE, says, "check the file's name")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line = before.count(b"\n") + 1
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         hint = "save the file as UTF-8"
-        return _only(Finding(file, line, column, Code.NOT_UTF8, "not UTF-8 text from here on", hint))
-    return check_text(text, file, known)
+        return Finding(file, line, column, Code.NOT_UTF8, "not UTF-8 text from here on", hint)
 
 
 def check_text(text: str, file: str, known: Known | None = None) -> Checked:
@@ -77,7 +108,8 @@ def check_text(text: str, file: str, known: Known | None = None) -> Checked:
     if root is None:
         return Checked(None, sheet.sorted())
     data = plain(root)
-    policy = _form(root, data, sheet)
+    kind = data.get("kind") if isinstance(data, dict) else None
+    policy = _form(root, data, sheet, KINDS.get(kind, _FIRST) if isinstance(kind, str) else _FIRST)
     for fault in cross_check(data, known):
         line, column = locate(root, fault.path, key=fault.key)
         sheet.report(fault.code, line, column, fault.message, fault.hint)
@@ -113,21 +145,18 @@ class _Sheet:
 # ---- the form -------------------------------------------------------------------------------------------------
 
 
-def _form(root: Node, data: Any, sheet: _Sheet) -> Policy | None:
-    """Hold the values against the model of their kind; None when they do not fit."""
+def _form(root: Node, data: Any, sheet: _Sheet, model: Any) -> Any:
+    """Hold the values against their model; None when they do not fit."""
     if not isinstance(data, dict):
         hint = f"a policy begins with apiVersion: {API_VERSION}"
         sheet.report(Code.WRONG_TYPE, root.line, root.column, f"must be a mapping, not {shown(data)}", hint)
         return None
-    kind = data.get("kind")
-    model = KINDS.get(kind, KINDS["FederationPolicy"]) if isinstance(kind, str) else KINDS["FederationPolicy"]
     try:
-        policy: Policy = model.model_validate(data).compiled()
+        return model.model_validate(data).compiled()
     except ValidationError as error:
         for one in error.errors(include_url=False):
             _report(one, root, model, sheet)
         return None
-    return policy
 
 
 def _report(error: Any, root: Node, model: type[BaseModel], sheet: _Sheet) -> None:

@@ -84,11 +84,10 @@ class _Rehearsal:
 
     def play(self, since: float, until: float) -> list[Planned]:
         self._now = since
+        for one in self._devices:  # all at once: else the first round would begin with the first few
+            self._machine.members.says(one.device, _facts(one), since)
+            self._machine.members.presence(one.device, Presence(2, True, ""))
         self._handle(Started())
-        for one in self._devices:
-            self._handle(Heard(one.device, _facts(one)))
-        for one in self._devices:
-            self._handle(Heard(one.device, Presence(2, True, "")))
         for _ in range(_STEPS):
             self._deliver()
             if self._stopped or len(self._found) >= MOST_ROUNDS or not self._timers:
