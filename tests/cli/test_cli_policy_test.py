@@ -154,6 +154,14 @@ def test_a_shipped_policy_can_be_tested_by_its_name(mhfl: Any, folder: Path) -> 
     assert mhfl("policy", "test", file).code == 0
 
 
+def test_the_tests_of_the_shipped_policies_pass_and_see_every_rule_fail(mhfl: Any) -> None:
+    folder = Path(__file__).parents[2] / "policies" / "tests"
+    done = mhfl("policy", "test", folder, "--json")
+    assert done.code == 0, done.out
+    for one in json.loads(done.out):
+        assert one["rules_never_seen_to_fail"] == [], one["file"]
+
+
 def test_a_folder_without_tests_and_one_that_is_not_there_are_told(mhfl: Any, folder: Path) -> None:
     (folder / "tests" / "night.test.yaml").unlink()
     done = mhfl("policy", "test", folder)

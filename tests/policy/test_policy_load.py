@@ -149,16 +149,16 @@ def test_every_finding_says_what_to_write_in_units_of_people(
 
 def test_every_shipped_policy_loads(shipped_policies: list[Path]) -> None:
     prototypes = frozenset({"adam", "decay", "lambda", "inference"})
-    known = Known({"heterofl": frozenset({"adam", "decay"}), "fedproto": prototypes}, frozenset())
+    known = Known({"heterofl": frozenset({"adam", "decay"}), "fedproto": prototypes, "auto": frozenset()}, frozenset())
     names = {path.stem: load_policy(path, known) for path in shipped_policies}
-    assert {"default", "baseline-smallest", "baseline-exclusive"} <= set(names)
+    assert {"default", "baseline-smallest", "night-shift", "low-bandwidth", "memory-bound"} <= set(names)
     assert all(policy.name == stem for stem, policy in names.items())
     default = names["default"]
     assert len(default.tiers) == 3
     assert names["baseline-smallest"].tiers == default.tiers[:1]
     assert names["baseline-exclusive"].tiers == default.tiers[-1:]
-    nested = {name: policy for name, policy in names.items() if name != "mixed-architectures"}
-    assert all(policy.algorithm == default.algorithm for policy in nested.values())
+    baselines = (names["baseline-smallest"], names["baseline-exclusive"])
+    assert all(policy.algorithm == default.algorithm for policy in baselines)
     mixed = names["mixed-architectures"]
     assert [tier.architecture for tier in mixed.tiers] == ["mlp", "cnn", "lstm"]
     assert mixed.algorithm.name == "fedproto"
