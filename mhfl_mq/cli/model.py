@@ -23,7 +23,7 @@ from mhfl_mq.store.state import Store
 from mhfl_mq.store.versions import export, find_rollback, plan_rollback
 from mhfl_mq.store.view import MODELS, open_view
 
-__all__ = ["command"]
+__all__ = ["command", "pause", "who"]
 
 SHORT: Final = 12  # characters of a digest that people compare
 LOOK_EVERY_S: Final = 0.2
@@ -136,7 +136,7 @@ def rollback(version: int, reason: str, wait: float, state: Path, as_json: bool)
     running aggregator is asked to do it, and does so within a second or when its merge is done.
     """
     with open_view(state) as view:
-        plan_rollback(view, version, reason, _who())  # says at once what cannot be done
+        plan_rollback(view, version, reason, who())  # says at once what cannot be done
     try:
         added = _roll_back_here(state, version, reason)
     except StoreLocked:
@@ -150,7 +150,7 @@ def rollback(version: int, reason: str, wait: float, state: Path, as_json: bool)
 def _roll_back_here(state: Path, version: int, reason: str) -> VersionAdded:
     """No aggregator runs: do it ourselves."""
     with Store(state, SystemClock().now) as store:
-        added, entry = plan_rollback(store.view, version, reason, _who())
+        added, entry = plan_rollback(store.view, version, reason, who())
         store.apply([added], [entry])
     return added
 
@@ -159,7 +159,7 @@ def _ask_aggregator(state: Path, version: int, reason: str, wait: float) -> Vers
     """An aggregator holds the folder: leave a request and wait until it is taken up."""
     with open_view(state) as view:
         before = view.versions()[-1].added.version
-        request = ask_rollback(state, version, reason, _who(), before)
+        request = ask_rollback(state, version, reason, who(), before)
         say("asked the aggregator that is running")
         deadline = time.monotonic() + wait
         while request.exists():
@@ -185,7 +185,7 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _who() -> str:
+def who() -> str:
     """The user's name for the ledger; a process without one (some containers) is nobody."""
     with suppress(OSError, KeyError):
         return getpass.getuser()

@@ -9,11 +9,12 @@ from typing import Final
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.families import AUTO, Cut, algorithm_class, algorithm_names, algorithm_numbers, make_algorithm
 from mhfl_mq.policy import Policy
-from mhfl_mq.policy.load import Known, load_policy
+from mhfl_mq.policy.findings import policy_error
+from mhfl_mq.policy.load import Known, check_text, load_policy
 from mhfl_mq.stages import GROUP, check_order, find_stages
 from mhfl_mq.train.options import TrainOptions
 
-__all__ = ["installed", "read_installed_policy"]
+__all__ = ["installed", "read_installed_policy", "read_installed_text"]
 
 TRAINING: Final = frozenset(field.name for field in fields(TrainOptions)) - {"steps", "batch", "rate", "seed"}
 """Numbers of local training that a policy may set beside those that every algorithm has."""
@@ -38,6 +39,14 @@ def installed() -> Known:
 def read_installed_policy(path: Path) -> Policy:
     """A policy that can run here; raises `PolicyError` with every finding."""
     return load_policy(path, installed())
+
+
+def read_installed_text(text: str, file: str) -> Policy:
+    """The same, of a file's text."""
+    checked = check_text(text, file, installed())
+    if checked.policy is None:
+        raise policy_error(file, checked.findings)
+    return checked.policy
 
 
 def _stages_misfit(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import click
 from mhfl_mq.cli.options import Subcommands, json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table, say
 from mhfl_mq.cli.policies import installed, read_installed_policy
+from mhfl_mq.cli.policy_apply import apply_command
 from mhfl_mq.cli.policy_diff import diff_command
 from mhfl_mq.cli.policy_explain import explain_command
 from mhfl_mq.cli.policy_simulate import simulate_command
@@ -31,6 +32,7 @@ def command() -> None:
     """Check a policy file, show what it says, sign it."""
 
 
+command.add_command(apply_command)
 command.add_command(diff_command)
 command.add_command(explain_command)
 command.add_command(simulate_command)

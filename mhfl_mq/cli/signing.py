@@ -12,12 +12,11 @@ from mhfl_mq.errors import ConfigError, PolicyError
 from mhfl_mq.policy.load import MAX_BYTES
 from mhfl_mq.policy.signatures import Signature, load_key, namespace_of, renew, verify
 from mhfl_mq.policy.signers import read_signers
+from mhfl_mq.run.applying import KIND
 from mhfl_mq.store.files import RealFiles, atomic_write
 
-__all__ = ["sign_command", "verify_command"]
+__all__ = ["SUFFIX", "read_bytes", "sign_command", "verify_command"]
 
-KIND = "FederationPolicy"
-"""The kind of document, which is what a signature is for."""
 SUFFIX = ".sig"  # where ssh-keygen puts it as well
 
 
@@ -34,11 +33,11 @@ def sign_command(file: Path, key: Path) -> None:
     \b
       ssh-keygen -Y sign -f KEY -n FederationPolicy@mhfl-mq FILE
     """
-    private = load_key(_read(key), str(key))
+    private = load_key(read_bytes(key), str(key))
     read_installed_policy(file)
     out = _signature_of(file)
-    before = _read(out).decode("ascii", "replace") if out.exists() else ""
-    text = renew(_read(file), before, private, namespace_of(KIND))
+    before = read_bytes(out).decode("ascii", "replace") if out.exists() else ""
+    text = renew(read_bytes(file), before, private, namespace_of(KIND))
     atomic_write(RealFiles(), out, text.encode())
     say(f"signed {file}: {out}")
 
@@ -57,11 +56,11 @@ def verify_command(file: Path, signers: Path, require: int, as_json: bool) -> in
 
     Reads FILE.sig. A person counts once, however often they signed. Exit code 0 when enough have signed, 4 otherwise.
     """
-    allowed = read_signers(_read(signers).decode("utf-8", "replace"), str(signers))
+    allowed = read_signers(read_bytes(signers).decode("utf-8", "replace"), str(signers))
     out = _signature_of(file)
-    content = _read(file)
+    content = read_bytes(file)
     try:
-        text = _read(out).decode("ascii", "replace")
+        text = read_bytes(out).decode("ascii", "replace")
         found = verify(content, text, namespace_of(KIND), allowed, datetime.now(UTC))
     except ValueError as error:
         remedy = f"`mhfl policy sign {file} -k KEY` makes one"
@@ -90,7 +89,8 @@ def _signature_of(file: Path) -> Path:
     return file.with_name(file.name + SUFFIX)
 
 
-def _read(file: Path) -> bytes:
+def read_bytes(file: Path) -> bytes:
+    """A policy, its signatures or a key; raises `ConfigError` for what cannot be one."""
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_BYTES + 1)

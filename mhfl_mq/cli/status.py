@@ -1,6 +1,5 @@
 """`mhfl status`: rounds, devices, tiers, bytes and accuracy of a federation, once or live."""
 
-import datetime
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from mhfl_mq.protocol.entries import COMPACTING
 from mhfl_mq.protocol.states import FederationState
 from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.rules import tier_metrics
-from mhfl_mq.run.status import read_board
+from mhfl_mq.run.status import is_running, read_board
 from mhfl_mq.segments import Layout
 from mhfl_mq.store.models import Models
 from mhfl_mq.store.view import MODELS, View, open_view
@@ -26,8 +25,6 @@ __all__ = ["command", "snapshot"]
 
 LAST_ROUNDS = 10
 WHY_LETTERS = 60
-STALE_S = 5.0
-"""A board older than this is one of an aggregator that was killed: it writes one every second, and a last one."""
 STOPPED = FederationState.STOPPED.value
 
 
@@ -57,7 +54,7 @@ def command(state: Path, watch: bool, last: int, as_json: bool) -> None:
 def snapshot(state: Path, last: int) -> dict[str, Any]:
     """Everything that the command shows; raises `StoreError` for a folder without state."""
     board = read_board(state)
-    running = _running(board)
+    running = is_running(board, SystemClock().now())
     present = set(board.get("present") or []) if running else None
     with open_view(state) as view:
         head = view.restore().head
@@ -81,17 +78,6 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
             "kills": board.get("kills", 0) + (bool(board) and not running and board.get("state") != STOPPED),
             "seconds": board.get("seconds", {}),
         }
-
-
-def _running(board: dict[str, Any]) -> bool:
-    if board.get("state") == STOPPED:
-        return False
-    try:
-        written = datetime.datetime.fromisoformat(board["at"])
-    except (KeyError, TypeError, ValueError):
-        return False
-    age = SystemClock().now() - written
-    return age.total_seconds() < STALE_S
 
 
 def _tiers(view: View, names: list[str], metrics: dict[str, float], lengths: tuple[int, ...]) -> dict[str, Any]:

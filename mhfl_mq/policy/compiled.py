@@ -252,6 +252,8 @@ class Policy:
     limits: Limits = Limits()
     communication: Communication = Communication()
     devices: tuple[Registered, ...] = ()
+    revision: int = 0  # an applied policy must have a higher one than the running policy, once that has one
+    require_signatures: int = 0  # people who must have signed the file, and its successor
 
     @property
     def digest(self) -> str:
@@ -260,8 +262,8 @@ class Policy:
         policy["tiers"] = [
             _used(tier, since=("name", "width", "depth", "budget", "architecture")) for tier in self.tiers
         ]
-        for later in ("communication", "devices"):
-            if getattr(self, later) in (Communication(), ()):
+        for later in ("communication", "devices", "revision", "require_signatures"):
+            if getattr(self, later) in (Communication(), (), 0):
                 del policy[later]
         policy["schedule"] = _used(self.schedule, since=("interval_s", "max_rounds"))
         policy["participation"] = _used(self.participation, since=("cohort", "over_provision", "quorum", "deadline_s"))

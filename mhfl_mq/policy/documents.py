@@ -44,6 +44,9 @@ class Metadata(Part):
 
     name: Id = Field(description="the policy's name, in the ledger and in reports")
     description: Annotated[str, Field(max_length=2000)] = Field("", description="one or two sentences for people")
+    revision: Annotated[int, Field(ge=0, le=MAX_INT)] = Field(
+        0, description="counts up: a running aggregator takes no policy that does not follow its own; 0: not counted"
+    )
 
 
 class Budget(Part):
@@ -305,6 +308,9 @@ class Spec(Part):
     devices: dict[DevicePattern, Registered] = Field(
         default_factory=dict, description="the registry: what is known of devices, by id or pattern (gw-*)"
     )
+    require_signatures: Annotated[int, Field(ge=0, le=32)] = Field(
+        0, description="so many people must have signed this file, and the one that follows it"
+    )
 
 
 class FederationPolicy(Part):
@@ -321,6 +327,8 @@ class FederationPolicy(Part):
         return compiled.Policy(
             name=self.metadata.name,
             description=self.metadata.description,
+            revision=self.metadata.revision,
+            require_signatures=spec.require_signatures,
             tiers=tuple(tier.compiled() for tier in spec.tiers),
             algorithm=spec.algorithm.compiled(),
             participation=spec.participation.compiled(),

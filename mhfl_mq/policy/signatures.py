@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy.signers import Signer
 
-__all__ = ["MAX_SIGNATURES", "Key", "Signature", "load_key", "namespace_of", "renew", "sign", "verify"]
+__all__ = ["MAX_SIGNATURES", "Key", "Signature", "load_key", "namespace_of", "renew", "sign", "signed_by", "verify"]
 
 MAX_SIGNATURES: Final = 32
 """In one file: more people than ever sign a policy."""
@@ -154,6 +154,17 @@ def verify(
     if not blocks or len(blocks) > MAX_SIGNATURES:
         raise ValueError("no SSH signature" if not blocks else f"more than {MAX_SIGNATURES} signatures")
     return tuple(_verified(data, block, namespace, signers, now) for block in blocks)
+
+
+def signed_by(
+    data: bytes, signatures: str, namespace: str, signers: Sequence[Signer], now: datetime
+) -> tuple[str, ...]:
+    """Who signed a file, by name, each once; nobody for a text that holds no signature."""
+    try:
+        found = verify(data, signatures, namespace, signers, now)
+    except ValueError:
+        return ()
+    return tuple(sorted({one.principal for one in found if one.counts}))
 
 
 def _verified(data: bytes, block: str, namespace: str, signers: Sequence[Signer], now: datetime) -> Signature:

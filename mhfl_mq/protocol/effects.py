@@ -66,6 +66,13 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """The policy of this digest is the one that counts now: it is in the ledger."""
+
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """Something that a person should see now (log and status, not the ledger)."""
 
@@ -182,6 +189,7 @@ AggregatorEffect = (
     | ShareModel
     | FetchUpdate
     | DropFetch
+    | Adopt
     | OpenFold
     | Fold
     | Merge

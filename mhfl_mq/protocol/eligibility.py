@@ -22,6 +22,11 @@ class Eligibility:
         self._members = members
         self._uploads = uploads
 
+    def under(self, decider: Decider) -> None:
+        """Another policy decides from now on."""
+        self._decider = decider
+        self.out, self.again_at = {}, None
+
     def of(self, candidates: tuple[Candidate, ...], rounds: int, now: float) -> tuple[Candidate, ...]:
         """Those who may be invited; `rounds` have ended so far."""
         self.out, self.again_at = {}, None

@@ -24,6 +24,8 @@ __all__ = [
     "device_refused",
     "finite",
     "peer_fault",
+    "policy_applied",
+    "policy_refused",
     "round_aborted",
     "round_committed",
     "round_missed",
@@ -188,6 +190,16 @@ def round_aborted(closed: RoundClosed, counted: int, needed: int) -> Entry:
         "round.abort",
         {"round": closed.round, "reason": closed.reason, "counted": counted, "needed": needed},
     )
+
+
+def policy_applied(facts: Mapping[str, Fact], from_round: int) -> Entry:
+    """`policy.apply`: a policy takes the place of the running one from this round on; by whom, why, and who signed."""
+    return Entry("policy.apply", {**facts, "from_round": from_round})
+
+
+def policy_refused(file: str, reason: str, who: str) -> Entry:
+    """`policy.refuse`: a policy did not take the place of the running one, and why not."""
+    return Entry("policy.refuse", {"file": plain(file), "reason": plain(reason), "who": plain(who)})
 
 
 # ---- versions -------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mhfl_mq.protocol.records import Fact
+from mhfl_mq.protocol.rules import Decider, Rules
 from mhfl_mq.wire.messages import Capability, Manifest, Message
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "LinkMeasured",
     "MergeFailed",
     "Merged",
+    "PolicyAsked",
     "ProbeFailed",
     "Probed",
     "RollbackAsked",
@@ -139,8 +142,30 @@ class RollbackAsked:
     who: str
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyAsked:
+    """An operator wants these rules in the place of the running ones, from the next round on; the model stays.
+
+    They have the layout and the algorithm of the running ones. `facts` are for the ledger.
+    """
+
+    rules: Rules
+    decider: Decider
+    facts: Mapping[str, Fact]
+
+
 AggregatorEvent = (
-    Started | Heard | Faulted | TimerFired | StopAsked | UpdateStored | UpdateBad | Merged | MergeFailed | RollbackAsked
+    Started
+    | Heard
+    | Faulted
+    | TimerFired
+    | StopAsked
+    | UpdateStored
+    | UpdateBad
+    | Merged
+    | MergeFailed
+    | RollbackAsked
+    | PolicyAsked
 )
 
 

@@ -13,6 +13,7 @@ from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.protocol import entries
 from mhfl_mq.protocol.effects import (
     Ack,
+    Adopt,
     AggregatorEffect,
     Announce,
     Persist,
@@ -29,6 +30,7 @@ from mhfl_mq.protocol.events import (
     Heard,
     Merged,
     MergeFailed,
+    PolicyAsked,
     RollbackAsked,
     Started,
     StopAsked,
@@ -37,7 +39,7 @@ from mhfl_mq.protocol.events import (
     UpdateStored,
 )
 from mhfl_mq.protocol.joining import Joining
-from mhfl_mq.protocol.members import Members
+from mhfl_mq.protocol.members import Link, Members
 from mhfl_mq.protocol.numbers import Numbers
 from mhfl_mq.protocol.pauses import Once, Quiet, Timer
 from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedState, VersionAdded
@@ -88,6 +90,7 @@ class FederationMachine:
         self._decider = decider
         self._saved = saved
         self._head = saved.head
+        self._asked: PolicyAsked | None = None  # what takes over when no round is open
         self.opening = Opening(False)  # the schedule's last word
         self.committed_at = saved.committed_at  # when the last round that made a version began
         self._opened_at = 0.0 if saved.open_round is None else saved.open_round.opened_at
@@ -162,6 +165,8 @@ class FederationMachine:
                 return self._stop("asked to stop")
             case RollbackAsked():
                 return self._roll_back(event)
+            case PolicyAsked():
+                return self._policy_asked(event)
             case UpdateStored() | UpdateBad() | Merged() | MergeFailed():
                 return self._worked(event)
             case _:
@@ -209,9 +214,35 @@ class FederationMachine:
         effects: list[AggregatorEffect] = []
         if self.round is not None and self.round.over:
             effects += self._ended(self.round)
+        if self._asked is not None and self.round is None and self.state is not FederationState.STOPPED:
+            effects += self._take_up(self._asked)
         if self.state is FederationState.WAITING:
             effects += self._open()
         return effects
+
+    # ---- another policy ----
+
+    def _policy_asked(self, asked: PolicyAsked) -> list[AggregatorEffect]:
+        """Write it down; an open round goes on under the rules that it was opened with."""
+        self._asked = asked
+        begins = self.last_round + 1
+        return [Persist(entries=(entries.policy_applied(asked.facts, begins),)), Adopt(asked.rules.policy)]
+
+    def _take_up(self, asked: PolicyAsked) -> list[AggregatorEffect]:
+        """From now on these rules count: tiers are given anew where a budget has changed, and the schedule is asked."""
+        self._asked = None
+        self._rules, self._decider = asked.rules, asked.decider
+        self._uploads.under(asked.decider)
+        self.eligibility.under(asked.decider)
+        self._joins.under(asked.rules, asked.decider)
+        self._once.clear()
+        effects: list[AggregatorEffect] = []
+        for member in self.members.roll():
+            there = member.link is Link.ONLINE and member.saved.layout == asked.rules.layout
+            if there and asked.decider.assign(member.capability).tier != member.saved.tier:
+                effects += self._joins.answer(member.saved.device, member.capability, self.epoch)
+        self._look_at = inf
+        return effects + self._look()
 
     def _timer(self, name: str) -> list[AggregatorEffect]:
         if name == Timer.DEADLINE and self.round is not None:

@@ -23,6 +23,10 @@ class Joining:
         self._members = members
         self._once = once
 
+    def under(self, rules: Rules, decider: Decider) -> None:
+        """Another policy decides from now on."""
+        self._rules, self._decider = rules, decider
+
     def answer(self, device: str, message: Hello | Capability, epoch: int) -> list[AggregatorEffect]:
         """Assign, survey or refuse."""
         if isinstance(message, Hello) and message.task != self._rules.task:

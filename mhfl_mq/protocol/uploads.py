@@ -26,6 +26,10 @@ class Uploads:
         self._changes: dict[str, float] = {}
         self.counted(latest)
 
+    def under(self, decider: Decider) -> None:
+        """Another policy decides from now on."""
+        self._decider = decider
+
     def counted(self, updates: Iterable[UpdateCounted]) -> None:
         """These were counted: a device's next upload may follow from what its last one changed."""
         for one in updates:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mhfl_mq.errors import ConfigError, MhflError, PeerFault, StoreError
 from mhfl_mq.protocol.effects import (
     Ack,
+    Adopt,
     AggregatorEffect,
     Alarm,
     Announce,
@@ -24,18 +25,21 @@ from mhfl_mq.protocol.effects import (
     ShareModel,
     Tell,
 )
+from mhfl_mq.protocol.entries import policy_refused
 from mhfl_mq.protocol.events import (
     AggregatorEvent,
     Faulted,
     Heard,
     Merged,
     MergeFailed,
+    PolicyAsked,
     RollbackAsked,
     Started,
     StopAsked,
 )
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import RoundClosed
+from mhfl_mq.run.applying import Applying, Planned
 from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.collecting import Collecting
 from mhfl_mq.run.driver import Driver
@@ -45,7 +49,8 @@ from mhfl_mq.run.sharing import MODELS_HELD, Sharing
 from mhfl_mq.run.status import StatusBoard
 from mhfl_mq.run.traffic import Traffic
 from mhfl_mq.store.blobs import Blobs
-from mhfl_mq.store.requests import drop_request, pending_requests
+from mhfl_mq.store.policies import keep_policy
+from mhfl_mq.store.requests import PolicyRequest, answer_policy, drop_request, pending_requests
 from mhfl_mq.store.state import Store
 from mhfl_mq.store.versions import find_rollback, plan_rollback
 from mhfl_mq.transport.base import Inbound, Session, Transport, Will
@@ -90,6 +95,7 @@ class AggregatorHost:
         broadcast_bytes_s: float | None = None,
         keepalive_s: int = 60,
         look_every_s: float = LOOK_EVERY_S,
+        applying: Applying | None = None,
     ) -> None:
         self.traffic = Traffic()
         self._topics = topics
@@ -102,6 +108,8 @@ class AggregatorHost:
         self._wanted_chunk = chunk
         self._keepalive_s = keepalive_s
         self._look_every_s = look_every_s
+        self._applying = applying
+        self._asked: tuple[PolicyRequest, Planned] | None = None  # a policy that the machine has not written down yet
         self._epoch = machine.epoch
         self._models: dict[int, str] = {}  # version -> model
         self._head: Head | None = None  # as it was announced last
@@ -213,6 +221,9 @@ class AggregatorHost:
         asked: Counter[Path] = Counter()
         while True:
             for one in pending_requests(self._store.folder):
+                if isinstance(one, PolicyRequest):
+                    self._ask_policy(one)
+                    continue
                 try:
                     if find_rollback(view, one.version, one.reason, one.head) is not None:
                         drop_request(one)
@@ -227,6 +238,32 @@ class AggregatorHost:
                     self.post(RollbackAsked(one.version, added.model, metrics, one.reason, one.who))
                 asked[one.path] += 1
             await asyncio.sleep(self._look_every_s)
+
+    def _ask_policy(self, request: PolicyRequest) -> None:
+        """Hand the machine a policy that may be applied, or say why it may not: the running one stays."""
+        if self._asked is not None:
+            return  # one after the other
+        try:
+            if self._applying is None:
+                raise ConfigError("this aggregator takes no policies while it runs")
+            planned = self._applying.plan(request)
+        except ConfigError as error:
+            log.warning("policy %s is not applied: %s", request.file, error)
+            self._store.apply((), (policy_refused(request.file, error.what, request.who),))
+            answer_policy(request, str(error))
+            return
+        self._asked = request, planned
+        self.post(PolicyAsked(planned.rules, planned.decider, planned.facts))
+
+    def _adopt(self) -> None:
+        """The ledger has the policy: keep it for the next start, and tell who asked."""
+        if self._asked is None or self._applying is None:
+            return
+        (request, planned), self._asked = self._asked, None
+        self._applying.took(planned)
+        keep_policy(self._store.folder, request.text, request.signatures)
+        log.info("policy %s (%s) is applied", planned.policy.name, planned.policy.digest[:12])
+        answer_policy(request, "")
 
     # ---- what goes out ----
 
@@ -257,6 +294,8 @@ class AggregatorHost:
                 self._bench.release(number)
             case Ack(token):
                 self._transport.ack(token)
+            case Adopt():
+                self._adopt()
             case Alarm(text):
                 log.warning(text)
             case _:

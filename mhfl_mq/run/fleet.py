@@ -4,7 +4,7 @@ A running aggregator writes it beside its board, so that `mhfl policy explain` a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -87,7 +87,9 @@ def _past(past: PastSaved, turns: int) -> Past:
 # ---- the file ---------------------------------------------------------------------------------------------------
 
 
-def fleet_document(machine: FederationMachine, facts_of: FactsOf, federation: str) -> dict[str, Any]:
+def fleet_document(
+    machine: FederationMachine, facts_of: Callable[[Asked], DeviceFacts], federation: str
+) -> dict[str, Any]:
     """The fleet of a running aggregator, for its file."""
     layout = machine.rules.layout
     roll = [one for one in machine.members.roll() if one.saved.tier is not None and one.saved.layout == layout]

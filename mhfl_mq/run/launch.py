@@ -16,8 +16,10 @@ from mhfl_mq.protocol import entries
 from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, SavedState, VersionAdded
+from mhfl_mq.protocol.rules import Rules
 from mhfl_mq.protocol.work import StageRules
 from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
+from mhfl_mq.run.applying import Applying
 from mhfl_mq.run.bench import MAKER, Bench
 from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
@@ -74,6 +76,7 @@ class AggregatorSetup:
     keepalive_s: int = 60
     seed: int = 0
     wait_for: int = 0  # devices that must be here before the first round
+    signers: Path | None = None  # who may sign policies that are applied while it runs
 
 
 async def run_aggregator(
@@ -86,9 +89,11 @@ async def run_aggregator(
     luck: random.Random,
     started: Callable[[AggregatorHost], None] = lambda _host: None,
     parts: Parts = PARTS,
+    read_policy: Callable[[str, str], Policy] | None = None,
 ) -> str:
     """Run a federation until it has done its rounds or is stopped; returns why it ended.
 
+    `read_policy` makes policies of texts, for those that are applied while it runs.
     `started` gets the host before it runs, for signals. A folder with a head goes on from it; a new one starts from
     the task's first weights. Raises `ConfigError` when the folder holds another model than the policy describes.
     """
@@ -102,15 +107,28 @@ async def run_aggregator(
             models.sweep()
             layout, saved = await _founded(policy, store, models, foundation)
             public = (await foundation.found(policy, None)).public if algorithm.plan.public else ""
-            rules = rules_of(
-                policy,
-                task=setup.task,
-                agent=AGENT,
-                layout=layout,
-                public=public,
-                max_rounds=setup.max_rounds,
-                seed=setup.seed,
-            )
+
+            def make(policy: Policy) -> tuple[Rules, PolicyDecider]:
+                rules = rules_of(
+                    policy,
+                    task=setup.task,
+                    agent=AGENT,
+                    layout=layout,
+                    public=public,
+                    max_rounds=setup.max_rounds,
+                    seed=setup.seed,
+                )
+                decider = PolicyDecider(
+                    policy,
+                    layout.lengths,
+                    luck,
+                    holds=layout.holds,
+                    wait_for=setup.wait_for,
+                    federation=setup.federation,
+                )
+                return rules, decider
+
+            applying = Applying(policy, make, read=read_policy, signers=setup.signers, now=clock.now)
             blobs = Blobs(store.blobs, _upload_budget(policy), clock.monotonic, parts.files)
             counted = () if saved.open_round is None else saved.open_round.counted
             blobs.keep({*blobs.incoming, *(update.blob_id for update in counted)})
@@ -128,10 +146,7 @@ async def run_aggregator(
             )
             # Seconds of the clock keep epochs growing even over a lost state folder.
             first_epoch = int(clock.now().timestamp())
-            decider = PolicyDecider(
-                policy, layout.lengths, luck, holds=layout.holds, wait_for=setup.wait_for, federation=setup.federation
-            )
-            machine = parts.federation(rules, decider, saved, first_epoch=first_epoch)
+            machine = parts.federation(applying.rules, applying.decider, saved, first_epoch=first_epoch)
             host = AggregatorHost(
                 topics=Topics(setup.federation, setup.root),
                 machine=machine,
@@ -145,7 +160,9 @@ async def run_aggregator(
                     layout.lengths,
                     partial(describe, machine),
                     trainings=sum(saved.rounds_counted.values()),
-                    fleet=partial(fleet_document, machine, decider.facts_of, setup.federation),
+                    fleet=partial(
+                        fleet_document, machine, lambda asked: applying.decider.facts_of(asked), setup.federation
+                    ),
                 ),
                 agent=AGENT,
                 chunk=limits.chunk_bytes,
@@ -154,6 +171,7 @@ async def run_aggregator(
                 broadcast_bytes_s=limits.broadcast_bytes_s,
                 keepalive_s=setup.keepalive_s,
                 look_every_s=parts.look_every_s,
+                applying=applying,
             )
             started(host)
             try:

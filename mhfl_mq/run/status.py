@@ -6,6 +6,7 @@ the process ends; it is never waited for. What is counted only here (bytes) lack
 """
 
 import asyncio
+import datetime
 import json
 import os
 from collections import Counter
@@ -23,13 +24,15 @@ from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.fleet import FLEET
 from mhfl_mq.run.traffic import Traffic
 
-__all__ = ["BOARD", "StatusBoard", "describe", "read_board"]
+__all__ = ["BOARD", "StatusBoard", "describe", "is_running", "read_board"]
 
 BOARD = "status.json"
 """Its file's name in the aggregator's state folder."""
 WRITE_EVERY_S = 1.0
 FLEET_AFTER = 3
 """Boards between two writings of the fleet, which grows with the devices."""
+STALE_S = 5.0
+"""A board older than this is one of an aggregator that was killed: it writes one every second, and a last one."""
 FRESH_S = 0.2
 """Seconds for which a board is good enough."""
 FLOAT = 4  # bytes
@@ -179,6 +182,17 @@ def describe(machine: FederationMachine) -> dict[str, Any]:
         "out": dict(machine.eligibility.out),
         "present": [one.saved.device for one in machine.members.roll() if one.link is Link.ONLINE],
     }
+
+
+def is_running(board: Mapping[str, Any], now: datetime.datetime) -> bool:
+    """Whether the aggregator of this board runs: one that was killed leaves an old board, and no last one."""
+    if board.get("state") == FederationState.STOPPED.value:
+        return False
+    try:
+        written = datetime.datetime.fromisoformat(board["at"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return (now - written).total_seconds() < STALE_S
 
 
 def read_board(folder: Path) -> dict[str, Any]:

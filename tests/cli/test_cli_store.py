@@ -16,7 +16,7 @@ from mhfl_mq.protocol.records import Entry, VersionAdded
 from mhfl_mq.segments.axis import Axis
 from mhfl_mq.segments.layout import Layout, Parameter, Tier
 from mhfl_mq.store.models import Models
-from mhfl_mq.store.requests import drop_request, pending_requests
+from mhfl_mq.store.requests import RollbackRequest, drop_request, pending_requests
 from mhfl_mq.store.state import Store
 from mhfl_mq.store.versions import plan_rollback
 
@@ -243,6 +243,7 @@ def test_a_running_aggregator_is_asked_and_its_answer_is_shown(
 ) -> None:
     def aggregator_works(_seconds: float) -> None:
         (request,) = pending_requests(state)
+        assert isinstance(request, RollbackRequest)
         added, entry = plan_rollback(running.view, request.version, request.reason, request.who)
         running.apply([added], [entry])
         drop_request(request)
@@ -259,6 +260,7 @@ def test_an_aggregator_that_does_not_come_to_it_keeps_the_request(mhfl: Any, run
     assert done.code == 8
     assert "has not taken up the rollback" in done.err
     (request,) = pending_requests(state)
+    assert isinstance(request, RollbackRequest)
     assert (request.version, request.reason) == (0, "drill")
     assert running.view.versions()[-1].added.version == 1
 

@@ -59,6 +59,7 @@ PLANNED = """\
     per_device: {min_interval: 1h, upload_per_day: 50MB, training_per_day: 20m, quiet_on_battery: true}
   devices:
     gw-*: {tags: [press, line-3]}
+  require_signatures: 2
 """
 
 
@@ -79,6 +80,7 @@ RULES = """\
 def planned() -> str:
     """The same with rules, and with a schedule that uses every key but the interval."""
     text = WHOLE.replace("  schedule: {interval: 1h30m, max_rounds: 50}\n", "")
+    text = text.replace("name: line-3,", "name: line-3, revision: 7,")
     return text.replace("    deadline: 15m\n", RULES).replace("depth: 4}", "depth: 4, every: 2}") + PLANNED
 
 

@@ -337,6 +337,7 @@ def test_a_schedule_and_its_rules_are_compiled_into_seconds_and_bytes(planned: s
     )
     assert part.forbid == (Rule("low-battery", (Condition("battery", "<", 30.0), Condition("on_battery", "is", True))),)
     assert [tier.every for tier in policy.tiers] == [1, 2]
+    assert (policy.revision, policy.require_signatures) == (7, 2)
     assert policy.devices == (Registered("gw-*", ("press", "line-3")),)
 
 

@@ -5,14 +5,23 @@ from dataclasses import replace
 
 import pytest
 
-from mhfl_mq.protocol.effects import AggregatorEffect, Alarm, Persist, SetTimer, Tell
-from mhfl_mq.protocol.events import AggregatorEvent, Heard, Merged, RollbackAsked, Started, TimerFired, UpdateStored
+from mhfl_mq.protocol.effects import Adopt, AggregatorEffect, Alarm, Persist, SetTimer, Tell
+from mhfl_mq.protocol.events import (
+    AggregatorEvent,
+    Heard,
+    Merged,
+    PolicyAsked,
+    RollbackAsked,
+    Started,
+    TimerFired,
+    UpdateStored,
+)
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.pauses import Timer
 from mhfl_mq.protocol.records import DeviceSaved, Entry, PastSaved, SavedState, UploadSaved, VersionAdded
 from mhfl_mq.protocol.rules import Asked, May, Opening, Rules
 from mhfl_mq.testing.machines import LAYOUT, Everybody, digest, example_rules, manifest_of
-from mhfl_mq.wire.messages import Facts, Message, Offer, Presence, ProbeResult, UpdateReady
+from mhfl_mq.wire.messages import Assign, Facts, Message, Offer, Presence, ProbeResult, UpdateReady
 
 PROBES = (ProbeResult("small", 0.1, 1), ProbeResult("large", 0.2, 2))
 SAVED = SavedState(
@@ -280,3 +289,72 @@ def test_a_round_that_ended_is_in_the_past_of_those_who_had_their_turn() -> None
     assert bench.machine.members.past("ada") == PastSaved(100.0, 0, (UploadSaved(160.0, 80, 3.0),))
     assert bench.machine.members.past("bob") == PastSaved(100.0, 1)
     assert bench.machine.rounds == 1
+
+
+# ---- another policy -------------------------------------------------------------------------------------------
+
+
+def ask(bench: Bench, **changes: object) -> PolicyAsked:
+    """Other rules, under a decider that is asked for everything from then on."""
+    decider = Everybody()
+    decider.schedule = always
+    rules = example_rules(policy=digest("other policy"), **changes)
+    return PolicyAsked(rules, decider, {"policy": rules.policy, "who": "ana"})
+
+
+def test_another_policy_counts_at_once_between_rounds_and_is_in_the_ledger_before_it_is_adopted() -> None:
+    bench = Bench()
+    bench.now = 500.0  # before the window of the running policy
+    bench.after(Started())
+    bench.here("ada", "bob")
+    effects = bench.after(ask(bench, deadline_s=30.0))
+    (written,) = noted(effects, "policy.apply")
+    assert written.facts == {"policy": digest("other policy"), "who": "ana", "from_round": 1}
+    kinds = [type(one) for one in effects]
+    assert kinds.index(Persist) < kinds.index(Adopt)
+    assert offers(effects) == {"ada", "bob"}
+    assert noted(effects, "round.open")[0].facts["policy"] == digest("other policy")
+    assert SetTimer(Timer.DEADLINE, 30.0) in effects
+
+
+def test_an_open_round_ends_under_the_rules_that_it_was_opened_with() -> None:
+    bench = Bench()
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    before = bench.machine.rules.policy
+    effects = bench.after(ask(bench, interval_s=99.0))
+    assert len(noted(effects, "policy.apply")) == 1
+    assert bench.machine.rules.policy == before
+    assert bench.machine.round is not None
+    bench.finish_round()
+    assert bench.machine.rules.policy == digest("other policy")
+    assert bench.machine.head.version == 1
+
+
+def test_a_device_whose_tier_no_longer_fits_is_told_when_the_policy_counts() -> None:
+    bench = Bench()
+    bench.now = 500.0
+    bench.after(Started())
+    bench.here("ada")
+    asked = ask(bench)
+    assert isinstance(asked.decider, Everybody)
+    asked.decider.tier = 0
+    effects = bench.after(asked)
+    assigned = [one for one in effects if isinstance(one, Tell) and isinstance(one.message, Assign)]
+    assert [(one.device, one.message.tier) for one in assigned] == [("ada", 0)]  # type: ignore[union-attr]
+    assert len(noted(effects, "device.assign")) == 1
+    again = bench.after(ask(bench))  # tier 1 again
+    assert [one.message.tier for one in again if isinstance(one, Tell) and isinstance(one.message, Assign)] == [1]
+
+
+def test_a_policy_that_forbids_rounds_now_ends_the_waiting() -> None:
+    bench = Bench()
+    bench.now = 1500.0
+    bench.after(Started())
+    assert bench.state == "waiting"
+    asked = ask(bench)
+    assert isinstance(asked.decider, Everybody)
+    asked.decider.schedule = lambda _now, _committed_at: Opening(False, 60.0, "later")
+    assert timers(bench.after(asked)) == [60.0]
+    assert bench.state == "resting"
