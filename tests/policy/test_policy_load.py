@@ -74,7 +74,7 @@ def test_nine_errors_in_one_file_are_nine_findings_at_their_places(known: Known)
 
 def test_each_of_the_nine_says_what_to_do(known: Known) -> None:
     hints = [one.hint for one in check_text(NINE, "p.yaml", known).findings]
-    assert hints[0] == "known here: description, name"
+    assert hints[0] == "known here: description, name, revision"
     assert hints[3] == "did you mean 'heterofl'?"
     assert hints[4] == "write 0.6"
     assert hints[8] == "did you mean 'dp'?"
