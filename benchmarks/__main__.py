@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.table import Row
 
-MODULES = ("fold", "rounds", "agent", "families", "first_round")
+MODULES = ("fold", "rounds", "agent", "families", "first_round", "policies")
 
 
 def show(row: Row) -> str:
