@@ -36,6 +36,11 @@ __all__ = ["command"]
     "--memory-mb", type=click.FloatRange(min=0.0), default=0.0, help="Play a machine with so little memory; 0: not."
 )
 @click.option(
+    "--site",
+    type=click.Path(path_type=Path),
+    help="This device's own rules (device.toml): it keeps to them whatever the aggregator asks.",
+)
+@click.option(
     "--label",
     "labels",
     multiple=True,
@@ -61,6 +66,7 @@ def command(
     nice: int,
     slowdown: float,
     memory_mb: float,
+    site: Path | None,
     labels: tuple[str, ...],
     idle: float,
 ) -> None:
@@ -71,11 +77,13 @@ def command(
     """
     from mhfl_mq.run.clock import SystemClock, seeded_luck
     from mhfl_mq.run.launch import DeviceSetup, run_device
+    from mhfl_mq.run.site import SiteFile, read_site
     from mhfl_mq.run.training import TaskTrainer
     from mhfl_mq.train.options import Handicap
     from mhfl_mq.transport.backoff import Backoff
     from mhfl_mq.transport.mqtt import MqttTransport
 
+    rules = SiteFile() if site is None else read_site(site)
     luck = seeded_luck()
     handicap = Handicap(slowdown, round(memory_mb * 1e6))
 
@@ -84,7 +92,7 @@ def command(
 
     async def run() -> str:
         return await run_device(
-            DeviceSetup(state, device, federation, task, root, labels=_checked(labels)),
+            DeviceSetup(state, device, federation, task, root, labels=_checked(labels), site=rules),
             MqttTransport(broker, backoff=Backoff(luck.random)),
             trainer,
             clock=SystemClock(),

@@ -47,6 +47,7 @@ from mhfl_mq.protocol.link_speed import LinkSpeed
 from mhfl_mq.protocol.memory import Memory
 from mhfl_mq.protocol.pauses import HERD_S, Luck, Pauses, Quiet, Timer
 from mhfl_mq.protocol.saying import Saying
+from mhfl_mq.protocol.site import Anything, Site
 from mhfl_mq.protocol.states import STANDING, Standing, StandingStep, WorkState
 from mhfl_mq.protocol.step_drift import StepDrift
 from mhfl_mq.protocol.work import StageRules, Work
@@ -76,7 +77,8 @@ _RETRY_MOST_S: Final = 3600.0  # what refuses a device (another layout, too weak
 
 
 class DeviceMachine:
-    """One device. `saved` is what the last life saved; `luck` jitters its pauses; `stages` is the plant's own rule."""
+    """One device. `saved` is what the last life saved; `luck` jitters its pauses; `stages` and `site` are the plant's
+    own rules, which win over whatever the aggregator asks."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class DeviceMachine:
         saved: SavedDevice,
         luck: Luck,
         stages: StageRules | None = None,
+        site: Site | None = None,
     ) -> None:
         self.device_id = device_id
         self.standing = STANDING.start
@@ -94,7 +97,8 @@ class DeviceMachine:
         self._agent = agent
         self._luck = luck
         self._memory = Memory(saved)
-        self._work = Work(self._memory, StageRules() if stages is None else stages, luck)
+        own = Anything() if site is None else site
+        self._work = Work(self._memory, StageRules() if stages is None else stages, luck, own)
         self._following = Following(self._memory, luck)
         self._link = LinkSpeed(self._memory)
         self._drift = StepDrift(self._memory)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mhfl_mq.protocol.records import Change, Entry
+from mhfl_mq.protocol.site import Spent
 from mhfl_mq.wire.messages import Close, Head, Manifest, Message, Offer, Survey
 
 __all__ = [
@@ -208,7 +209,7 @@ class SavedDevice:
     `last_round` is the last round that it is done with. `link_bytes_s` is its link's speed as measured (0: not yet),
     `link_told` the one that its tier was assigned from; `step_told` are the seconds of a training step that it was
     assigned from. `counted` is the last round that its update was counted in (0: none, or that round was aborted after
-    all).
+    all). `spent` is what it did today, where the plant bounds that.
     """
 
     epoch: int = 0
@@ -224,6 +225,7 @@ class SavedDevice:
     link_told: float = 0.0
     step_told: float = 0.0
     counted: int = 0
+    spent: Spent = Spent()
 
     @property
     def segments(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TypedDict, Unpack
 
 from mhfl_mq.protocol.effects import SavedDevice, SaveState
+from mhfl_mq.protocol.site import Spent
 from mhfl_mq.wire.messages import Manifest, Offer, Survey
 
 __all__ = ["Memory"]
@@ -23,6 +24,7 @@ class _Changes(TypedDict, total=False):
     link_told: float
     step_told: float
     counted: int
+    spent: Spent
 
 
 class Memory:

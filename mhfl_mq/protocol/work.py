@@ -21,6 +21,7 @@ from mhfl_mq.protocol.effects import (
 from mhfl_mq.protocol.events import Trained
 from mhfl_mq.protocol.memory import Memory
 from mhfl_mq.protocol.pauses import Luck, Pauses, Timer
+from mhfl_mq.protocol.site import Site
 from mhfl_mq.protocol.states import WORK, WorkState, WorkStep
 from mhfl_mq.protocol.words import plain
 from mhfl_mq.wire.messages import Accept, Decline, Offer, Receipt, UpdateReady, Verdict
@@ -53,10 +54,11 @@ class StageRules:
 class Work:
     """One device's work; what it saves, it saves through the device's memory."""
 
-    def __init__(self, memory: Memory, stages: StageRules, luck: Luck) -> None:
+    def __init__(self, memory: Memory, stages: StageRules, luck: Luck, site: Site) -> None:
         self.state = WORK.start
         self._memory = memory
         self._stages = stages
+        self._site = site
         self.max_packet = 0  # bytes; 0: not known yet
         self._pauses = Pauses(_RESEND_FIRST_S, _RESEND_MOST_S, luck)
         self._inline = b""
@@ -88,7 +90,8 @@ class Work:
         if objection is not None:
             return [Say(Decline(offer.round, *objection))]
         dropped = self._dropped()
-        saved = self._memory.save(offer=offer, update=None, weight=0.0, metrics={})
+        spent = self._site.taken(self._memory.saved.spent)
+        saved = self._memory.save(offer=offer, update=None, weight=0.0, metrics={}, spent=spent)
         self._step(WorkStep.TAKE)
         self._inline = b""
         return [
@@ -123,7 +126,11 @@ class Work:
         if (offer.holds or tuple(range(offer.tier + 1))) != saved.segments:
             return "segments", f"the offer is not of the segments {saved.segments}, which this device's tier holds"
         objection = self._stages.objection(offer.stages)
-        return ("stages", plain(objection)) if objection else None
+        if objection:
+            return "stages", plain(objection)
+        length = 0 if saved.survey is None else saved.survey.tiers[offer.tier].length
+        objection = self._site.objection(offer, length, saved.spent)
+        return ("site", plain(objection)) if objection else None
 
     # ---- going on ----
 
@@ -143,7 +150,8 @@ class Work:
         self._step(WorkStep.TRAINED)
         self._inline = event.inline
         self._pauses.reset()
-        saved = self._memory.save(update=event.manifest, weight=event.weight, metrics=dict(event.metrics))
+        spent = self._site.sent(self._memory.saved.spent, event.manifest.size, event.metrics.get("seconds", 0.0))
+        saved = self._memory.save(update=event.manifest, weight=event.weight, metrics=dict(event.metrics), spent=spent)
         return [saved, CancelTimer(Timer.DEADLINE), *(self.announce() if online else [])]
 
     def announce(self, *, whole: bool = True, gone: bool = False) -> list[DeviceEffect]:

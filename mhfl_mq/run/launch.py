@@ -4,7 +4,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,6 @@ from mhfl_mq.protocol.device import DeviceMachine
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.records import Entry, Fact, RoundClosed, SavedState, VersionAdded
 from mhfl_mq.protocol.rules import Rules
-from mhfl_mq.protocol.work import StageRules
 from mhfl_mq.run.aggregator import CLIENT_ID, AggregatorHost
 from mhfl_mq.run.applying import Applying
 from mhfl_mq.run.bench import MAKER, Bench
@@ -27,6 +26,7 @@ from mhfl_mq.run.facts import FactReader, Facts
 from mhfl_mq.run.fleet import fleet_document
 from mhfl_mq.run.ports import Foundation, Trainer
 from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, algorithm_why, choice_of, rules_of
+from mhfl_mq.run.site import SiteFile, SiteRules
 from mhfl_mq.run.status import StatusBoard, describe
 from mhfl_mq.segments import Layout
 from mhfl_mq.segments import Tier as LayoutTier
@@ -43,8 +43,6 @@ __all__ = ["AGENT", "AggregatorSetup", "DeviceSetup", "Parts", "run_aggregator",
 log = logging.getLogger(__name__)
 
 AGENT = f"mhfl-mq {mhfl_mq.__version__}"
-NO_STAGES: Final = StageRules(allowed=frozenset())
-"""An offer that names privacy stages is declined: this release cannot run them, and must not seem to."""
 DEVICE_BUDGET = 4 * 1024**3
 """Bytes that a device may have in half-received segments: the disk says no before that on a small gateway."""
 
@@ -276,6 +274,7 @@ class DeviceSetup:
     root: str = DEFAULT_ROOT
     keepalive_s: int = 60
     labels: tuple[str, ...] = ()
+    site: SiteFile = SiteFile()  # the plant's own rules for this device
 
 
 async def run_device(
@@ -297,7 +296,11 @@ async def run_device(
         scratch.mkdir(exist_ok=True)
         for left in scratch.iterdir():
             left.unlink()
-        machine = parts.device(setup.device, setup.task, AGENT, store.load(), luck, NO_STAGES)
+        facts = parts.facts(setup.labels)
+        stages = replace(setup.site.stages, allowed=frozenset())  # this release cannot run any, and must not seem to
+        site = SiteRules(setup.site, lambda: clock.now().timestamp(), partial(_on_battery, facts))
+        own = None if setup.site == SiteFile() else site
+        machine = parts.device(setup.device, setup.task, AGENT, store.load(), luck, stages, own)
         host = DeviceHost(
             device=setup.device,
             topics=topics,
@@ -308,7 +311,13 @@ async def run_device(
             agent=AGENT,
             luck=luck,
             keepalive_s=setup.keepalive_s,
-            facts=parts.facts(setup.labels),
+            facts=facts,
         )
         started(host)
         return await host.run()
+
+
+def _on_battery(facts: Facts | None) -> bool | None:
+    """Whether the machine runs on its battery; None: it does not say."""
+    said = None if facts is None else facts.read().numbers.get("on_battery")
+    return None if said is None else bool(said)

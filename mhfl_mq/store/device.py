@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 
 from mhfl_mq.errors import PeerFault, StoreError
 from mhfl_mq.protocol.effects import SavedDevice
+from mhfl_mq.protocol.site import Spent
 from mhfl_mq.store.blobs import Blobs
 from mhfl_mq.store.files import Files, FolderLock, RealFiles, atomic_write, explained, make_folder
 from mhfl_mq.wire.blobs import check_manifest
@@ -209,6 +210,8 @@ def _document(state: SavedDevice) -> dict[str, object]:
                 value = [value.blob_id, value.size, value.chunk, value.digests]
             case Survey() | Offer():
                 value = encode(value)
+            case Spent():
+                value = list(dataclasses.astuple(value))
             case Mapping():
                 value = dict(value)
         document[field.name] = value
@@ -226,6 +229,8 @@ def _saved_device(document: Any) -> SavedDevice:
     if values.get("update") is not None:
         values["update"] = Manifest(*values["update"])
         check_manifest(values["update"])
+    if "spent" in values:
+        values["spent"] = Spent(*values["spent"])
     return SavedDevice(**values)
 
 

@@ -120,6 +120,39 @@ def test_a_largest_share_spreads_the_rounds_over_the_devices(plant: Plant) -> No
     plant.processes.stop()
 
 
+def test_a_device_keeps_to_its_own_file_whatever_the_aggregator_asks_and_says_so(plant: Plant) -> None:
+    """Two small updates of 1,200 bytes fit into its day; the policy knows nothing of it."""
+    own = plant.folder / "device.toml"
+    own.write_text('timezone = "Asia/Tokyo"\nupload_per_day = "3kB"\n')
+    clock = at("2026-11-24T14:00")  # 23:00 in Tokyo
+    plant.aggregator(policy=with_rules(plant))
+    plant.device("free", 0)
+    plant.device("own", 0, "--site", own, env=clock)
+    plant.await_counted("own")
+    said = plant.await_entry("update.decline", device="own", code="site")
+    assert "this device's own file forbids it: schedule.per_device.upload_per_day: 2.4 kB today" in said["reason"]
+    plant.processes.stop("own")
+    plant.device("own", 0, "--site", own, env=clock, log="again")  # it remembers what it sent
+    last = plant.last_round()
+    plant.processes.until(
+        lambda: any(one["round"] > last and one["device"] == "own" for one in plant.entries("update.decline")),
+        "another refusal",
+    )
+    assert sum(one["device"] == "own" for one in plant.entries("update.count")) == 2
+    plant.processes.stop("again")
+    plant.device("own", 0, "--site", own, env=at("2026-11-24T15:01"), log="tomorrow")
+    plant.await_counted("own")
+    plant.processes.stop()
+
+
+def test_a_device_whose_own_file_is_wrong_does_not_start(plant: Plant) -> None:
+    own = plant.folder / "device.toml"
+    own.write_text('upload_per_dai = "3kB"\n')
+    done = plant.mhfl("device", "d1", "--state", plant.folder / "d1", "--site", own)
+    assert done.code == 3
+    assert "did you mean upload_per_day?" in done.err
+
+
 def test_a_tier_that_is_asked_every_second_round_uploads_half_as_often(plant: Plant) -> None:
     policy = with_rules(plant)
     policy.write_text(policy.read_text().replace("budget: {step_ms: 2}}", "budget: {step_ms: 2}, every: 2}"))

@@ -10,6 +10,7 @@ import pytest
 
 from mhfl_mq.errors import StoreError, StoreLocked
 from mhfl_mq.protocol.effects import SavedDevice
+from mhfl_mq.protocol.site import Spent
 from mhfl_mq.store.device import POINTER, DeviceStore, Pointer
 from mhfl_mq.store.files import Files
 from mhfl_mq.testing.files import FailingFiles, Failure
@@ -44,6 +45,7 @@ OLD = SavedDevice(
     link_told=4e5,
     step_told=0.25,
     counted=2,
+    spent=Spent(1.0, 2, 3.0, 4.0, 5.0),
 )
 NEWER = replace(OLD, last_round=4)
 NEW = replace(OLD, update=build_manifest(DATA), weight=12.5, metrics={"loss": 0.25})
