@@ -225,7 +225,7 @@ class SavedDevice:
     link_told: float = 0.0
     step_told: float = 0.0
     counted: int = 0
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def segments(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -274,7 +274,7 @@ class DeviceSetup:
     root: str = DEFAULT_ROOT
     keepalive_s: int = 60
     labels: tuple[str, ...] = ()
-    site: SiteFile = SiteFile()  # the plant's own rules for this device
+    site: SiteFile = field(default_factory=SiteFile)  # the plant's own rules for this device
 
 
 async def run_device(

@@ -17,7 +17,7 @@ The keys mean what they mean in a policy's schedule. Read without pydantic, whic
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -42,8 +42,8 @@ __all__ = ["SiteFile", "SiteRules", "read_site"]
 class SiteFile:
     """What the file says."""
 
-    schedule: Schedule = Schedule()
-    stages: StageRules = StageRules()
+    schedule: Schedule = field(default_factory=Schedule)
+    stages: StageRules = field(default_factory=StageRules)
     paused: bool = False
 
 
