@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from mhfl_mq.bench.fleet import Device
+from mhfl_mq.policy.kpi import worst_tenth
 
 __all__ = ["DeviceFacts", "Point", "energy_j", "last_mean", "mean_over_tiers", "stability", "time_to", "worst_tenth"]
 
@@ -85,11 +86,6 @@ def time_to(curve: Sequence[Point], carried: Sequence[str], target: float) -> fl
         if fmean(values[end - WINDOW : end]) >= target:
             return curve[end - 1].seconds
     return None
-
-
-def worst_tenth(values: Sequence[float]) -> float:
-    """The mean of the worst tenth, of one value at least."""
-    return fmean(sorted(values)[: max(1, round(len(values) / 10))])
 
 
 def stability(local: Sequence[float]) -> dict[str, float | None]:

@@ -69,6 +69,7 @@ def snapshot(state: Path, last: int) -> dict[str, Any]:
             "round": board.get("round") if running else None,
             "head": {"version": head.version, "model": head.model, "origin": head.origin},
             "algorithm": board.get("algorithm"),
+            "kpi": board.get("kpi", []),
             "schedule": board.get("schedule") if running else None,
             "tiers": _tiers(view, names, tier_metrics(head.metrics), layout.lengths),
             "devices": _devices(view, names, present, board.get("out", {}) if running else {}),
@@ -148,6 +149,9 @@ def show(facts: dict[str, Any]) -> None:
         click.echo(f"algorithm: {algorithm['name']}" + (f" ({algorithm['why']})" if algorithm["why"] else ""))
     if (schedule := facts["schedule"]) and not schedule["open"]:
         click.echo(f"no round now: {schedule['why']}")
+    for one in facts["kpi"]:
+        if one["met"] is False:
+            click.echo(f"MISSED: {one['metric']} is {one['shown']}, the target is {one['target']}")
     share = facts["participation"]
     here = sum(device["present"] or 0 for device in facts["devices"])
     there = f"{here} of {len(facts['devices'])} here" if facts["running"] else f"{len(facts['devices'])} known"

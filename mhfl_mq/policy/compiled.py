@@ -18,6 +18,7 @@ __all__ = [
     "Communication",
     "Condition",
     "Gate",
+    "Kpi",
     "Limits",
     "Option",
     "Participation",
@@ -230,6 +231,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Kpi:
+    """A key figure and its target: `operator` is one of >=, <=, >, <. Over the last `window_s` (None: all time).
+
+    `of` is the accuracy that is to be reached, `watts` what a device takes while it trains, for the figures that need
+    them. What they mean is in `mhfl_mq.policy.kpi`.
+    """
+
+    metric: str
+    operator: str
+    target: float
+    window_s: float | None = None
+    of: float | None = None
+    watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
     """What the registry says of a device, or of all devices whose id the pattern fits (`*`: any letters)."""
 
@@ -253,6 +270,7 @@ class Policy:
     communication: Communication = Communication()
     devices: tuple[Registered, ...] = ()
     revision: int = 0  # an applied policy must have a higher one than the running policy, once that has one
+    kpi: tuple[Kpi, ...] = ()
     require_signatures: int = 0  # people who must have signed the file, and its successor
 
     @property
@@ -262,7 +280,7 @@ class Policy:
         policy["tiers"] = [
             _used(tier, since=("name", "width", "depth", "budget", "architecture")) for tier in self.tiers
         ]
-        for later in ("communication", "devices", "revision", "require_signatures"):
+        for later in ("communication", "devices", "revision", "require_signatures", "kpi"):
             if getattr(self, later) in (Communication(), (), 0):
                 del policy[later]
         policy["schedule"] = _used(self.schedule, since=("interval_s", "max_rounds"))

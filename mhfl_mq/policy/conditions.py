@@ -8,11 +8,11 @@ from typing import Any, Final
 from mhfl_mq.policy.compiled import Condition
 from mhfl_mq.policy.facts import FACTS, Kind, Value
 
-__all__ = ["NUMBER_CONDITION", "condition", "holds", "show_value", "test_of"]
+__all__ = ["COMPARE", "NUMBER_CONDITION", "condition", "holds", "show_value", "test_of"]
 
 NUMBER_CONDITION: Final = r"\s*(>=|<=|>|<|==)\s*(-?[0-9]{1,15}(?:\.[0-9]{1,9})?)\s*"
 _NUMBER: Final = re.compile(NUMBER_CONDITION)
-_COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
+COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
     "<=": operator.le,
     ">": operator.gt,
@@ -78,7 +78,7 @@ def test_of(condition: Condition) -> Callable[[Value], bool]:
         case "has":
             return lambda value: isinstance(value, tuple) and all(one in value for one in wanted)
         case compare:
-            number = _COMPARE[compare]
+            number = COMPARE[compare]
             return lambda value: isinstance(value, float | int) and number(value, wanted)
 
 

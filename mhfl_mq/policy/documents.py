@@ -6,7 +6,8 @@ model turns itself into its compiled part. The descriptions are for editors and 
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from mhfl_mq.policy import compiled
 from mhfl_mq.policy.fields import (
@@ -25,6 +26,7 @@ from mhfl_mq.policy.fields import (
     Share,
     TimeZone,
 )
+from mhfl_mq.policy.kpi import read_target
 from mhfl_mq.policy.rule_fields import Rule
 from mhfl_mq.wire.blobs import DEFAULT_CHUNK
 from mhfl_mq.wire.bounds import MAX_INT, MAX_NUMBERS, MAX_TIERS
@@ -283,6 +285,43 @@ class Limits(Part):
     )
 
 
+class Kpi(Part):
+    """A key figure of the federation, and its target."""
+
+    metric: Literal[
+        "participation_rate",
+        "accuracy",
+        "accuracy_worst_tenth",
+        "bytes_per_device_round",
+        "training_per_device_round",
+        "energy_per_device_round",
+        "time_to_accuracy",
+    ] = Field(description="which figure")
+    target: Annotated[str, Field(max_length=40)] = Field(description="a comparison in quotes, e.g. '>= 0.9', '<= 2MB'")
+    window: Lasting | None = Field(None, description="over the rounds that ended in so long a time; left out: all")
+    of: Share | None = Field(None, description="time_to_accuracy: the accuracy that is to be reached")
+    watts: PositiveFloat | None = Field(None, description="energy_per_device_round: what a device takes as it trains")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Kpi":
+        try:
+            read_target(self.metric, self.target)
+        except ValueError as error:
+            says, _, hint = str(error).partition("; ")
+            raise PydanticCustomError("kpi", "{says}", {"says": says, "hint": hint}) from None
+        for key, metric in (("of", "time_to_accuracy"), ("watts", "energy_per_device_round")):
+            if (getattr(self, key) is not None) != (self.metric == metric):
+                needs = self.metric == metric
+                says = f"{self.metric} {'needs' if needs else 'has no'} {key}"
+                hint = f"add {key}: {'0.9' if key == 'of' else '12'}" if needs else f"remove {key}"
+                raise PydanticCustomError("kpi", "{says}", {"says": says, "hint": hint})
+        return self
+
+    def compiled(self) -> compiled.Kpi:
+        operator, target = read_target(self.metric, self.target)
+        return compiled.Kpi(self.metric, operator, target, self.window, self.of, self.watts)
+
+
 DevicePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9_*-]{1,64}$")]
 
 
@@ -308,6 +347,9 @@ class Spec(Part):
     devices: dict[DevicePattern, Registered] = Field(
         default_factory=dict, description="the registry: what is known of devices, by id or pattern (gw-*)"
     )
+    kpi: Annotated[list[Kpi], Field(max_length=MAX_NUMBERS)] = Field(
+        default_factory=list, description="key figures and their targets"
+    )
     require_signatures: Annotated[int, Field(ge=0, le=32)] = Field(
         0, description="so many people must have signed this file, and the one that follows it"
     )
@@ -329,6 +371,7 @@ class FederationPolicy(Part):
             description=self.metadata.description,
             revision=self.metadata.revision,
             require_signatures=spec.require_signatures,
+            kpi=tuple(kpi.compiled() for kpi in spec.kpi),
             tiers=tuple(tier.compiled() for tier in spec.tiers),
             algorithm=spec.algorithm.compiled(),
             participation=spec.participation.compiled(),

@@ -42,6 +42,7 @@ class Code(StrEnum):
     ARCHITECTURE = "POL031"
     SCHEDULE = "POL032"
     RULE = "POL033"
+    KPI = "POL034"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -45,6 +45,7 @@ _OURS: Final = {
     "quantity": Code.QUANTITY,
     "time": Code.TIME,
     "condition": Code.RULE,
+    "kpi": Code.KPI,
     "cohort": Code.WRONG_TYPE,
     "option": Code.WRONG_TYPE,
 }
@@ -78,7 +79,18 @@ _EXAMPLES: Final = {
     "list_type": "write a list: its entries on lines that begin with a dash, or in [ ]",
 }
 _DURATIONS: Final = frozenset(
-    {"deadline", "interval", "transfer", "within", "duration", "jitter", "cooldown", "min_interval", "training_per_day"}
+    {
+        "deadline",
+        "interval",
+        "transfer",
+        "within",
+        "duration",
+        "jitter",
+        "cooldown",
+        "window",
+        "min_interval",
+        "training_per_day",
+    }
 )
 
 

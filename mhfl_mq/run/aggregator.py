@@ -44,6 +44,7 @@ from mhfl_mq.run.bench import Bench
 from mhfl_mq.run.collecting import Collecting
 from mhfl_mq.run.driver import Driver
 from mhfl_mq.run.jobs import Jobs
+from mhfl_mq.run.kpi import KpiWatch
 from mhfl_mq.run.mailer import Mailer
 from mhfl_mq.run.sharing import MODELS_HELD, Sharing
 from mhfl_mq.run.status import StatusBoard
@@ -96,6 +97,7 @@ class AggregatorHost:
         keepalive_s: int = 60,
         look_every_s: float = LOOK_EVERY_S,
         applying: Applying | None = None,
+        kpis: KpiWatch | None = None,
     ) -> None:
         self.traffic = Traffic()
         self._topics = topics
@@ -109,6 +111,7 @@ class AggregatorHost:
         self._keepalive_s = keepalive_s
         self._look_every_s = look_every_s
         self._applying = applying
+        self._kpis = kpis
         self._asked: tuple[PolicyRequest, Planned] | None = None  # a policy that the machine has not written down yet
         self._epoch = machine.epoch
         self._models: dict[int, str] = {}  # version -> model
@@ -272,6 +275,8 @@ class AggregatorHost:
         match effect:
             case Persist(changes, entries):
                 self._store.apply(changes, entries)
+                if self._kpis is not None:
+                    self._kpis.saw(changes)
                 if any(isinstance(change, RoundClosed) for change in changes):
                     self._board.round_ended()
             case Tell(device, message):

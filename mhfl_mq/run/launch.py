@@ -24,6 +24,7 @@ from mhfl_mq.run.clock import Clock
 from mhfl_mq.run.device import DeviceHost
 from mhfl_mq.run.facts import FactReader, Facts
 from mhfl_mq.run.fleet import fleet_document
+from mhfl_mq.run.kpi import KpiWatch, kpi_document
 from mhfl_mq.run.ports import Foundation, Trainer
 from mhfl_mq.run.rules import PolicyDecider, algorithm_name, algorithm_of, algorithm_why, choice_of, rules_of
 from mhfl_mq.run.site import SiteFile, SiteRules
@@ -145,6 +146,13 @@ async def run_aggregator(
             # Seconds of the clock keep epochs growing even over a lost state folder.
             first_epoch = int(clock.now().timestamp())
             machine = parts.federation(applying.rules, applying.decider, saved, first_epoch=first_epoch)
+            kpis = KpiWatch(
+                store.view,
+                [tier.name for tier in policy.tiers],
+                lambda: applying.policy.kpi,
+                lambda: clock.now().timestamp(),
+                lambda entries: store.apply((), entries),
+            )
             host = AggregatorHost(
                 topics=Topics(setup.federation, setup.root),
                 machine=machine,
@@ -156,7 +164,7 @@ async def run_aggregator(
                     store.folder,
                     clock,
                     layout.lengths,
-                    partial(describe, machine),
+                    lambda: {**describe(machine), "kpi": kpi_document(kpis.judged)},
                     trainings=sum(saved.rounds_counted.values()),
                     fleet=partial(
                         fleet_document, machine, lambda asked: applying.decider.facts_of(asked), setup.federation
@@ -170,6 +178,7 @@ async def run_aggregator(
                 keepalive_s=setup.keepalive_s,
                 look_every_s=parts.look_every_s,
                 applying=applying,
+                kpis=kpis,
             )
             started(host)
             try:

@@ -60,6 +60,11 @@ PLANNED = """\
   devices:
     gw-*: {tags: [press, line-3]}
   require_signatures: 2
+  kpi:
+    - {metric: participation_rate, target: ">= 0.8", window: 7d}
+    - {metric: bytes_per_device_round, target: "<= 2MB"}
+    - {metric: energy_per_device_round, target: "<= 500", watts: 12}
+    - {metric: time_to_accuracy, target: "<= 2h", of: 0.9}
 """
 
 

@@ -15,6 +15,7 @@ from mhfl_mq.policy.compiled import (
     Budget,
     Condition,
     Gate,
+    Kpi,
     Limits,
     Participation,
     PerDevice,
@@ -302,6 +303,13 @@ PLANS = [
     ("largest_share: 0.5", "largest_share: 0", "POL013", 21, 20, "write more than 0"),
     ("upload_per_day: 50MB", "upload_per_day: 0", "POL013", 45, 52, "write 1 bytes or more"),
     ("gw-*: {tags", "gw 1: {tags", "POL013", 47, 5, "write e.g. gw-1"),
+    ('"<= 2MB"', '"<= 2 megs"', "POL034", 51, 7, 'write e.g. "<= 2MB"'),
+    ('"<= 2MB"', '"= 2MB"', "POL034", 51, 7, 'write e.g. "<= 2MB"'),
+    ('">= 0.8"', "0.8", "POL012", 50, 44, ""),
+    ("participation_rate", "participaton_rate", "POL013", 50, 16, "did you mean 'participation_rate'?"),
+    (", watts: 12", "", "POL034", 52, 7, "add watts: 12"),
+    ("window: 7d", "window: 7d, of: 0.9", "POL034", 50, 7, "remove of"),
+    ("window: 7d", "window: 0s", "POL013", 50, 62, ""),
     ("gw-*: {tags", "gw-1: {tagz", "POL010", 47, 12, "did you mean 'tags'?"),
 ]
 
@@ -337,6 +345,12 @@ def test_a_schedule_and_its_rules_are_compiled_into_seconds_and_bytes(planned: s
     )
     assert part.forbid == (Rule("low-battery", (Condition("battery", "<", 30.0), Condition("on_battery", "is", True))),)
     assert [tier.every for tier in policy.tiers] == [1, 2]
+    assert policy.kpi == (
+        Kpi("participation_rate", ">=", 0.8, 604_800.0),
+        Kpi("bytes_per_device_round", "<=", 2e6),
+        Kpi("energy_per_device_round", "<=", 500.0, watts=12.0),
+        Kpi("time_to_accuracy", "<=", 7200.0, of=0.9),
+    )
     assert (policy.revision, policy.require_signatures) == (7, 2)
     assert policy.devices == (Registered("gw-*", ("press", "line-3")),)
 
