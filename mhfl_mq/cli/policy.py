@@ -17,8 +17,9 @@ from mhfl_mq.cli.policy_simulate import simulate_command
 from mhfl_mq.cli.policy_test import test_command
 from mhfl_mq.cli.signing import sign_command, verify_command
 from mhfl_mq.errors import ConfigError, PolicyError
-from mhfl_mq.policy import Communication, Policy, Rule, Schedule, Window, ways
+from mhfl_mq.policy import Communication, Kpi, Policy, Rule, Schedule, Window, ways
 from mhfl_mq.policy.findings import Finding
+from mhfl_mq.policy.kpi import METRICS
 from mhfl_mq.policy.load import check_policy
 from mhfl_mq.policy.quantities import show_bytes, show_duration
 from mhfl_mq.policy.schema import json_schema
@@ -105,7 +106,7 @@ def show(file: Path, as_json: bool) -> None:
         print_json({**asdict(policy), "digest": policy.digest})
         return
     click.echo(f"{policy.name}: {policy.description}" if policy.description else policy.name)
-    click.echo(f"digest {policy.digest}\n")
+    click.echo(f"digest {policy.digest}" + (f", revision {policy.revision}" if policy.revision else "") + "\n")
     print_table(
         "",
         ["tier", "width", "blocks", "step at most", "memory at most", "transfer at most", "asked"],
@@ -179,6 +180,8 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
         *_windows("never in", policy.schedule.blackouts, policy.schedule.timezone),
         ("gate", "must be finite" if drop is None else f"must be finite and at most {drop:g} worse than the head"),
         ("communication", _communication(policy.communication)),
+        *([("registry", f"{len(policy.devices)} ids or patterns with tags")] if policy.devices else []),
+        *([("key figures", ", ".join(map(_figure, policy.kpi)))] if policy.kpi else []),
         ("stages", ", ".join(stage.name for stage in policy.stages) or "none"),
         (
             "limits",
@@ -187,6 +190,11 @@ def _rules(policy: Policy) -> list[tuple[str, str]]:
             f"broadcast {pace}",
         ),
     ]
+
+
+def _figure(kpi: Kpi) -> str:
+    window = "" if kpi.window_s is None else f" over {show_duration(kpi.window_s)}"
+    return f"{kpi.metric} {kpi.operator} {METRICS[kpi.metric].show(kpi.target)}{window}"
 
 
 def _frequency(schedule: Schedule) -> str:
