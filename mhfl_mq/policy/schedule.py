@@ -172,7 +172,7 @@ def _periods(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: f
             break
         if merged is None:
             merged = begin, end
-        elif begin <= merged[1] < at + deadline_s + _MERGED_S:
+        elif begin <= merged[1] < max(at, merged[0]) + deadline_s + _MERGED_S:
             merged = merged[0], max(merged[1], end)
         elif end > merged[1]:
             yield merged

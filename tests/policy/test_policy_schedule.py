@@ -325,6 +325,14 @@ def test_windows_that_touch_without_end_are_looked_at_for_some_days_and_then_aga
     assert found.why == "schedule.windows: in a window"
 
 
+def test_windows_that_touch_are_one_however_far_ahead_they_are() -> None:
+    """A round of an hour and a half fits into the first of a month of which every hour is a window."""
+    schedule = Schedule(windows=(Window("0 * 1 * *", 3600.0),))
+    begin = datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+    found = next_opening(schedule, 5400.0, datetime(2026, 1, 5, tzinfo=UTC).timestamp())
+    assert found == (begin, begin + 86_400.0 - 5400.0)
+
+
 @pytest.mark.parametrize("name", ["Europe/Berlim", "", "../etc/passwd", "Europe", "X" * 300])
 def test_what_is_no_time_zone_is_a_value_error(name: str) -> None:
     with pytest.raises(ValueError, match="there is no time zone"):
