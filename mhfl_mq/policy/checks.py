@@ -7,8 +7,11 @@ value of the wrong type is somebody else's finding and is passed over.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel
 
 from mhfl_mq.policy.documents import AlgorithmOptions, Communication, Limits, Participation
@@ -248,6 +251,11 @@ def _schedule(data: object) -> Iterator[Fault]:
         )
     for part in ("windows", "blackouts"):
         yield from _names_twice(data, (*at, part), "a window named")
+        for index, window in enumerate(_items(data, *at, part)):
+            if _begins_too_often(window):
+                message = f"the window begins more than {MOST_BEGINNINGS} times before it has ended once"
+                hint = "write a cron line that begins it once, e.g. 0 22 * * *"
+                yield Fault(Code.SCHEDULE, (*at, part, index, "cron"), message, hint)
     deadline = _quantity(
         _default(Participation, "deadline", _dig(data, "spec", "participation", "deadline")), parse_duration
     )
@@ -257,6 +265,22 @@ def _schedule(data: object) -> Iterator[Fault]:
             message = f"no round of up to {show_duration(deadline)} (the deadline) fits into {show_duration(lasts)}"
             hint = f"write more than {show_duration(deadline)}, or a shorter participation.deadline"
             yield Fault(Code.SCHEDULE, (*at, "windows", index, "duration"), message, hint)
+
+
+MOST_BEGINNINGS: Final = 200
+"""Of a window before it ends: every one of them is looked at, whenever the schedule is asked."""
+
+
+def _begins_too_often(window: object) -> bool:
+    cron, lasts = _dig(window, "cron"), _quantity(_dig(window, "duration"), parse_duration)
+    if not isinstance(cron, str) or len(cron.split()) != 5 or lasts is None:
+        return False
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    try:
+        times = [time.timestamp() for time in islice(CronSim(cron, begin), MOST_BEGINNINGS + 1)]
+    except CronSimError:
+        return False
+    return len(times) > MOST_BEGINNINGS and times[-1] - times[0] < lasts
 
 
 def _rules(data: object) -> Iterator[Fault]:

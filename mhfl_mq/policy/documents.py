@@ -163,6 +163,8 @@ class Participation(Part):
 MAX_WINDOWS: Final = 100
 """Windows, or blackouts, of one schedule."""
 LONGEST_WINDOW_S: Final = 31 * 86400.0
+LONGEST_DELAY_S: Final = 7 * 86400.0
+"""Of a time that a round may begin later: all times within it are looked at."""
 
 
 class Window(Part):
@@ -196,11 +198,15 @@ class Schedule(Part):
 
     interval: Duration = Field(0.0, description="pause between the end of a round and the next offer")
     cron: CronLine | None = Field(None, description="rounds begin at these times; left out: after the interval")
-    within: Lasting = Field(3600.0, description="with cron: how much later than its time a round may begin")
+    within: Annotated[Lasting, Field(le=LONGEST_DELAY_S)] = Field(
+        3600.0, description="with cron: how much later than its time a round may begin"
+    )
     timezone: TimeZone = Field("UTC", description="of all cron lines here, e.g. Asia/Tokyo")
     windows: Windows = Field(default_factory=list, description="rounds only in these times; left out: at all times")
     blackouts: Windows = Field(default_factory=list, description="no rounds in these times")
-    jitter: Duration = Field(0.0, description="begin up to so much later, not together with other federations")
+    jitter: Annotated[Duration, Field(le=LONGEST_DELAY_S)] = Field(
+        0.0, description="begin up to so much later, not together with other federations"
+    )
     max_rounds: Annotated[int, Field(ge=1, le=MAX_INT)] | None = Field(None, description="left out: no end")
     per_device: PerDevice = Field(default_factory=PerDevice, description="limits of each device")
 

@@ -290,6 +290,8 @@ PLANS = [
     ("jitter: 5m", "jitter: 5", "POL014", 39, 13, "write 5s, 5m or 5h"),
     ("duration: 8h", "duration: 15m", "POL032", 41, 51, "write more than 15m, or a shorter participation.deadline"),
     ("duration: 1d", "duration: 40d", "POL013", 43, 54, "write 31d or less"),
+    ("cron: 0 22 * * *", "cron: '* * * * *'", "POL032", 41, 29, "write a cron line that begins it once"),
+    ("within: 90m", "within: 8d", "POL013", 38, 13, "write 7d or less"),
     ("duration: 1d", "duratoin: 1d", "POL010", 43, 44, "did you mean 'duration'?"),
     ("{cron: 30 4", "{name: month-end, cron: 30 4", "POL020", 44, 16, "give each one a name of its own"),
     ('ram_gb: ">= 1"', "ram_gb: 1 GB", "POL033", 17, 39, 'write a comparison in quotes, e.g. ram_gb: ">= 1"'),
