@@ -10,11 +10,11 @@ from mhfl_mq.errors import ConfigError
 from mhfl_mq.families import AUTO, Cut, algorithm_class, algorithm_names, algorithm_numbers, make_algorithm
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.findings import policy_error
-from mhfl_mq.policy.load import Known, check_text, load_policy
+from mhfl_mq.policy.load import Known, check_text, load_policy, read_policy
 from mhfl_mq.stages import GROUP, check_order, find_stages
 from mhfl_mq.train.options import TrainOptions
 
-__all__ = ["installed", "read_installed_policy", "read_installed_text"]
+__all__ = ["installed", "not_older", "read_installed_policy", "read_installed_text"]
 
 TRAINING: Final = frozenset(field.name for field in fields(TrainOptions)) - {"steps", "batch", "rate", "seed"}
 """Numbers of local training that a policy may set beside those that every algorithm has."""
@@ -47,6 +47,19 @@ def read_installed_text(text: str, file: str) -> Policy:
     if checked.policy is None:
         raise policy_error(file, checked.findings)
     return checked.policy
+
+
+def not_older(policy: Policy, file: Path, applied: Path | None) -> None:
+    """Raises `ConfigError` for a policy that is older than the one that was applied last in a state folder."""
+    if applied is None or applied == file:
+        return
+    checked = read_policy(applied, installed())
+    if checked.policy is not None and policy.revision < checked.policy.revision:
+        raise ConfigError(
+            f"revision {policy.revision} is older than revision {checked.policy.revision}, which was applied last",
+            where=str(file),
+            remedy=f"leave --policy out to go on with that one ({applied}), or count metadata.revision up",
+        )
 
 
 def _stages_misfit(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from mhfl_mq.store.files import RealFiles, atomic_write
+from mhfl_mq.store.files import Files, RealFiles, atomic_write
 
 __all__ = ["APPLIED", "applied_policy", "keep_policy"]
 
@@ -11,13 +11,18 @@ APPLIED: Final = "policy.yaml"
 """Its file's name in a state folder; its signatures lie beside it."""
 
 
-def keep_policy(folder: Path, text: str, signatures: str) -> None:
-    """Keep an applied policy. The signatures first: a kill between the two leaves a policy that has none, not the old
-    one with new signatures."""
-    files, path = RealFiles(), folder / APPLIED
-    path.unlink(missing_ok=True)
-    atomic_write(files, path.with_name(f"{APPLIED}.sig"), signatures.encode())
+def keep_policy(folder: Path, text: str, signatures: str, files: Files | None = None) -> None:
+    """Keep an applied policy. A kill at any instant leaves the old one or this one, with signatures that fit it.
+
+    So the old signatures stay beside the new ones until the policy is there: those of another text count for nothing.
+    """
+    files = RealFiles() if files is None else files
+    path = folder / APPLIED
+    signed = path.with_name(f"{APPLIED}.sig")
+    before = signed.read_text("ascii", "replace") if signed.exists() else ""
+    atomic_write(files, signed, f"{signatures}\n{before}".encode())
     atomic_write(files, path, text.encode())
+    atomic_write(files, signed, signatures.encode())
 
 
 def applied_policy(folder: Path) -> Path | None:

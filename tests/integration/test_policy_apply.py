@@ -50,11 +50,15 @@ RULE = ("deadline: 20s}", "deadline: 20s, forbid: [{name: not-d1, device: d1}]}"
 def test_an_applied_policy_counts_from_the_next_round_and_over_a_restart(
     plant: Plant, write: Callable[..., Path]
 ) -> None:
-    plant.aggregator(policy=write())
+    numbered = ("{name: light}", "{name: light, revision: 1}")
+    first = write(numbered)
+    plant.aggregator(policy=first)
     plant.device("d1", 0)
     plant.device("d2", 0)
     plant.await_counted("d1", "d2")
-    code, err = apply(plant, write(RULE))
+    older = plant.folder / "older.yaml"
+    older.write_text(first.read_text())
+    code, err = apply(plant, write(RULE, ("{name: light}", "{name: light, revision: 2}")))
     assert (code, "applied light" in err) == (0, True), err
     entry = plant.await_entry("policy.apply", reason="a drill")
     assert entry["who"]
@@ -64,6 +68,9 @@ def test_an_applied_policy_counts_from_the_next_round_and_over_a_restart(
     assert {one["policy"] for one in after} == {entry["policy"]}
     plant.processes.stop("aggregator")
     last = plant.last_round()
+    refused = plant.mhfl("aggregator", "--state", plant.state, "--policy", older)
+    assert refused.code == 3
+    assert "revision 1 is older than revision 2, which was applied last" in refused.err
     words = ["aggregator", "--state", plant.state]  # no --policy: the applied one
     plant.start("again", *words)
     plant.await_rounds(2)
