@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Algorithm, Budget, Limits, Participation, Policy, Tier
@@ -84,7 +86,8 @@ def test_signatures_are_asked_for_by_the_running_policy_and_by_the_new_one(tmp_p
     with pytest.raises(ConfigError, match="2 people must sign, and nobody is known who may"):
         applying(*pair).plan(asked())
     signers = tmp_path / "signers"
-    signers.write_text("")
+    public = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    signers.write_text(f"ana@plant {public}\n")
     with pytest.raises(ConfigError, match="signed by 0 of the 2 people required"):
         applying(*pair, signers).plan(asked("garbage"))
     with pytest.raises(ConfigError, match="cannot be read"):
