@@ -30,6 +30,8 @@ class Eligibility:
     def of(self, candidates: tuple[Candidate, ...], rounds: int, now: float) -> tuple[Candidate, ...]:
         """Those who may be invited; `rounds` have ended so far."""
         self.out, self.again_at = {}, None
+        if not self._decider.selective:
+            return candidates
         allowed = []
         for one in candidates:
             verdict = self._decider.may(self.asked(one), rounds, now)

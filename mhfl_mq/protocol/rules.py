@@ -126,6 +126,11 @@ class Decider(Protocol):
         """
         ...
 
+    @property
+    def selective(self) -> bool:
+        """Whether any rule is about single devices; where none is, nobody need be asked about."""
+        ...
+
     def may(self, asked: Asked, rounds: int, now: float) -> May:
         """Whether this device may be invited now; `rounds` have ended so far."""
         ...

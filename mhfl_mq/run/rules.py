@@ -224,10 +224,13 @@ class PolicyDecider:
         changes_s = None if answer.changes_at is None else max(0.0, answer.changes_at - now)
         return Opening(answer.now, changes_s, decision.why)
 
+    @property
+    def selective(self) -> bool:
+        """Whether the policy has rules about single devices."""
+        return bool(self._eligibility.names)
+
     def may(self, asked: Asked, rounds: int, now: float) -> May:
         """Whether the rules on facts, and what this device has done, let it in."""
-        if not self._eligibility.names:
-            return _YES
         device = self.facts_of(asked)
         rule = self._eligibility.against(device, rounds, now)
         return May(rule, self._eligibility.explain(device, rounds, now).answer.changes_at) if rule else _YES

@@ -82,6 +82,8 @@ class Everybody:
         """As it is set."""
         return self.schedule(now, committed_at)
 
+    selective = True
+
     def may(self, asked: Asked, rounds: int, now: float) -> May:
         """As it is set."""
         return self.rule(asked, rounds, now)

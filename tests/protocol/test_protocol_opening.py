@@ -235,6 +235,15 @@ def test_when_all_are_out_the_machine_asks_again_when_waiting_alone_lets_the_fir
     assert offers(bench.at(150.0)) == {"ada", "bob"}
 
 
+def test_where_no_rule_is_about_single_devices_nobody_is_asked_about() -> None:
+    bench = Bench()
+    bench.decider.schedule = always
+    bench.decider.selective = False
+    bench.decider.rule = lambda _asked, _rounds, _now: May("never asked")
+    bench.after(Started())
+    assert offers(bench.here("ada", "bob")) == {"ada", "bob"}
+
+
 def test_a_rule_that_no_waiting_fulfils_sets_no_timer() -> None:
     bench = Bench()
     bench.decider.schedule = always
