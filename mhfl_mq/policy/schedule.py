@@ -29,14 +29,15 @@ __all__ = ["HORIZON_S", "Opening", "fires", "next_opening", "opening", "show_tim
 
 HORIZON_S: Final = 400 * 86400.0
 """How far ahead is looked: over a year, so that what comes once a year is found. What is not found is never."""
+_MOST_STEPS: Final = 50_000  # windows and times that one question looks at: about a second
 _MERGED_S: Final = 8 * 86400.0  # as far as touching windows are taken for one: what comes later is looked at later
 _WRONG_S: Final = 86400.0
 _SHIFT_S: Final = 4 * 3600.0  # clocks are shifted by 3 h at most: a cron time may lie so far from where cronsim has it
 
 Interval = tuple[float, float]
 """From (inclusive) and to (exclusive), in seconds since 1970, UTC."""
-_Holding = Callable[[float], Interval | None]
-"""The first interval that ends after this instant in which a rule holds; None: never again."""
+_Rule = Callable[[float], Iterator[Interval]]
+"""The intervals in which a rule holds, in order, from the first one that ends after this instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,12 @@ def opening(
     """
     rules = _rules(schedule, deadline_s, committed_at, salt)
     reasons = [_reason(name, rule, schedule, now) for name, rule in rules.items()]
-    found = _first(list(rules.values()), now)
+    found, looked_to = _first(list(rules.values()), now)
     if found is None:
-        return Decision(Opening(False, None), (*reasons, Reason("schedule", False, "no round is planned any more")))
+        more = looked_to < now + HORIZON_S
+        until = f"before {show_time(looked_to, schedule)}" if more else "any more"
+        reason = Reason("schedule", False, f"no round is planned {until}")
+        return Decision(Opening(False, looked_to if more else None), (*reasons, reason))
     start, end = found
     if start <= now:
         return Decision(Opening(True, end if end < math.inf else None), tuple(reasons))
@@ -71,8 +75,8 @@ def opening(
 def next_opening(
     schedule: Schedule, deadline_s: float, since: float, committed_at: float | None = None, salt: str = ""
 ) -> Interval | None:
-    """The first interval from `since` on in which a round may begin; None: not within `HORIZON_S`."""
-    return _first(list(_rules(schedule, deadline_s, committed_at, salt).values()), since)
+    """The first interval from `since` on in which a round may begin; None: none was found, as far as is looked."""
+    return _first(list(_rules(schedule, deadline_s, committed_at, salt).values()), since)[0]
 
 
 def fires(cron: str, zone: ZoneInfo, since: float) -> Iterator[float]:
@@ -104,10 +108,10 @@ def show_time(at: float, schedule: Schedule) -> str:
 # ---- the rules ------------------------------------------------------------------------------------------------
 
 
-def _rules(schedule: Schedule, deadline_s: float, committed_at: float | None, salt: str) -> dict[str, _Holding]:
+def _rules(schedule: Schedule, deadline_s: float, committed_at: float | None, salt: str) -> dict[str, _Rule]:
     """By their names; only those that the schedule has."""
     zone = zone_of(schedule.timezone)
-    rules: dict[str, _Holding] = {}
+    rules: dict[str, _Rule] = {}
     if schedule.cron:
         rules["schedule.cron"] = lambda at: _due(schedule, zone, at, committed_at, salt)
     if schedule.windows:
@@ -117,24 +121,31 @@ def _rules(schedule: Schedule, deadline_s: float, committed_at: float | None, sa
     return rules
 
 
-def _first(rules: Sequence[_Holding], since: float) -> Interval | None:
-    """The first interval that ends after `since` in which all rules hold."""
-    start = since
+def _first(rules: Sequence[_Rule], since: float) -> tuple[Interval | None, float]:
+    """The first interval from `since` on in which all rules hold; and, where there is none, how far was looked."""
+    intervals = [rule(since) for rule in rules]
+    current: list[Interval] = [(-math.inf, -math.inf)] * len(rules)
+    start, steps = since, 0
     while start < since + HORIZON_S:
-        end, later = math.inf, start
-        for rule in rules:
-            found = rule(start)
-            if found is None:
-                return None
-            later, end = max(later, found[0]), min(end, found[1])
-        if later <= start:
-            return start, end
+        for index, one in enumerate(intervals):
+            while current[index][1] <= start:
+                following = next(one, None)
+                steps += 1
+                if following is None:
+                    return None, math.inf
+                if steps > _MOST_STEPS:
+                    return None, start
+                current[index] = following
+        later = max([start, *(begin for begin, _ in current)])
+        end = min([math.inf, *(end for _, end in current)])
+        if later < end:
+            return (later, end), later
         start = later
-    return None
+    return None, math.inf
 
 
-def _due(schedule: Schedule, zone: ZoneInfo, at: float, committed_at: float | None, salt: str) -> Interval | None:
-    """From a time of the cron line until it lapses, unless it is used up."""
+def _due(schedule: Schedule, zone: ZoneInfo, at: float, committed_at: float | None, salt: str) -> Iterator[Interval]:
+    """From each time of the cron line until it lapses, unless it is used up."""
     # A time that lies far ahead was taken from a clock that was wrong: it may not stop rounds for years.
     used = -math.inf if committed_at is None or committed_at > at + _WRONG_S else committed_at
     for time in fires(schedule.cron, zone, max(used, at - schedule.within_s - schedule.jitter_s)):
@@ -142,26 +153,24 @@ def _due(schedule: Schedule, zone: ZoneInfo, at: float, committed_at: float | No
             break
         begin = time + jitter(schedule, salt, time)
         if begin + schedule.within_s > at:
-            return begin, begin + schedule.within_s
-    return None
+            yield begin, begin + schedule.within_s
 
 
-def _inside(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Interval | None:
+def _inside(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Iterator[Interval]:
     """In a window, early enough for a whole round."""
     for begin, end in _periods(windows, zone, at, deadline_s):
         if end - deadline_s > max(at, begin):
-            return begin, end - deadline_s
-    return None
+            yield begin, end - deadline_s
 
 
-def _outside(blackouts: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Interval | None:
+def _outside(blackouts: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Iterator[Interval]:
     """In no blackout, and early enough for a whole round before the next one."""
     free = at
     for begin, end in _periods(blackouts, zone, at, deadline_s):
         if begin - deadline_s > free:
-            return free, begin - deadline_s
-        free = end
-    return free, math.inf
+            yield free, begin - deadline_s
+        free = max(free, end)
+    yield free, math.inf
 
 
 def _periods(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: float) -> Iterator[Interval]:
@@ -176,7 +185,8 @@ def _periods(windows: Sequence[Window], zone: ZoneInfo, at: float, deadline_s: f
             merged = merged[0], max(merged[1], end)
         elif end > merged[1]:
             yield merged
-            merged = begin, end
+            # What is cut because it goes on for days must not lose the rounds that span the cut.
+            merged = min(begin, merged[1] - deadline_s) if begin <= merged[1] else begin, end
     if merged is not None:
         yield merged
 
@@ -193,8 +203,8 @@ def jitter(schedule: Schedule, salt: str, what: float) -> float:
 # ---- in words -------------------------------------------------------------------------------------------------
 
 
-def _reason(name: str, rule: _Holding, schedule: Schedule, now: float) -> Reason:
-    found = rule(now)
+def _reason(name: str, rule: _Rule, schedule: Schedule, now: float) -> Reason:
+    found = next(rule(now), None)
     holds = found is not None and found[0] <= now
     match name:
         case "schedule.cron":

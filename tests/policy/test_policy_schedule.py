@@ -337,3 +337,27 @@ def test_windows_that_touch_are_one_however_far_ahead_they_are() -> None:
 def test_what_is_no_time_zone_is_a_value_error(name: str) -> None:
     with pytest.raises(ValueError, match="there is no time zone"):
         zone_of(name)
+
+
+def test_rules_that_never_meet_are_looked_at_for_a_bounded_time_and_then_again() -> None:
+    """Every minute has a time, and every minute a window that has closed by then."""
+    schedule = Schedule(cron="*/2 * * * *", within_s=30.0, windows=(Window("1-59/2 * * * *", 30.0),))
+    found = opening(schedule, 1.0, float(YEAR_BEGINS))
+    assert not found.answer.now
+    assert found.answer.changes_at is not None
+    assert YEAR_BEGINS + 10 * 86_400 < found.answer.changes_at < YEAR_BEGINS + HORIZON_S
+    assert "no round is planned before" in found.why
+    assert next_opening(schedule, 1.0, float(YEAR_BEGINS)) is None
+
+
+def test_windows_that_touch_for_days_have_no_gap_where_they_are_cut() -> None:
+    """The one time of the year falls where the look at hourly windows is cut after eight days."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    for hour in range(5):
+        schedule = Schedule(cron=f"30 {hour} 9 1 *", within_s=1200.0, windows=(Window("0 * * * *", 3600.0),))
+        wanted = begin + 8 * 86_400 + hour * 3600 + 1800
+        found = next_opening(schedule, 3660.0, begin)
+        assert found is not None
+        assert found[0] == wanted
+        blacked = Schedule(cron=f"30 {hour} 9 1 *", within_s=1200.0, blackouts=(Window("0 * * * *", 3600.0),))
+        assert next_opening(blacked, 3660.0, begin) is None
