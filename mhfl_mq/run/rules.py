@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
@@ -176,6 +177,19 @@ def _nested(tier: int, held: tuple[int, ...]) -> bool:
 
 
 _YES: Final = May()
+_DAY_S: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The schedule's last answer, and from when until when it holds."""
+
+    since: float
+    until: float
+    committed_at: float | None
+    yes: bool
+    changes_at: float | None
+    why: str
 
 
 class PolicyDecider:
@@ -204,6 +218,7 @@ class PolicyDecider:
         self._luck = luck
         self._names = tuple(tier.name for tier in policy.tiers)
         self._algorithm = algorithm_of(policy)
+        self._kept: _Kept | None = None
         self._eligibility = Eligibility(policy)
         self.facts_of = FactsOf(policy)
 
@@ -217,12 +232,19 @@ class PolicyDecider:
         return Decision(decision.answer is not None, (decision.why,), decision.answer)
 
     def opening(self, now: float, committed_at: float | None) -> Opening:
-        """Whether the schedule allows a round now, and when that changes."""
+        """Whether the schedule allows a round now, and when that changes.
+
+        An answer holds until it changes; one that foresees no round at all is looked for anew after a day.
+        """
         schedule, part = self._policy.schedule, self._policy.participation
-        decision = opening(schedule, part.deadline_s, now, committed_at, self._federation)
-        answer = decision.answer
-        changes_s = None if answer.changes_at is None else max(0.0, answer.changes_at - now)
-        return Opening(answer.now, changes_s, decision.why)
+        kept = self._kept
+        if kept is None or committed_at != kept.committed_at or not kept.since <= now < kept.until:
+            decision = opening(schedule, part.deadline_s, now, committed_at, self._federation)
+            answer, changes_at = decision.answer, decision.answer.changes_at
+            until = now + _DAY_S if changes_at is None else changes_at
+            kept = self._kept = _Kept(now, until, committed_at, answer.now, changes_at, decision.why)
+        changes_s = None if kept.changes_at is None else max(0.0, kept.changes_at - now)
+        return Opening(kept.yes, changes_s, kept.why)
 
     @property
     def selective(self) -> bool:

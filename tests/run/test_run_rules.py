@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.families.plan import Cut, Own, Plan
 from mhfl_mq.families.sharing.heterofl import HeteroFL
-from mhfl_mq.policy import Algorithm, Budget, Communication, Policy, Tier
+from mhfl_mq.policy import Algorithm, Budget, Communication, Policy, Schedule, Tier, Window
+from mhfl_mq.policy.schedule import opening
 from mhfl_mq.protocol.rules import Upload
 from mhfl_mq.run.rules import PolicyDecider, algorithm_of, choice_of, rules_of
 from mhfl_mq.segments import Axis, Layout, Parameter
@@ -74,6 +76,33 @@ def test_a_plan_whose_updates_cannot_be_compacted_is_refused_where_the_policy_co
         algorithm_of(rare)
         with pytest.raises(ConfigError, match=f"updates of heterofl cannot be compacted: .*{says}"):
             algorithm_of(packed)
+
+
+def test_the_schedules_answer_is_kept_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def counted(schedule: Schedule, deadline_s: float, now: float, committed_at: float | None, salt: str) -> Any:
+        asked.append(now)
+        return opening(schedule, deadline_s, now, committed_at, salt)
+
+    monkeypatch.setattr("mhfl_mq.run.rules.opening", counted)
+    hourly = replace(policy("s"), schedule=Schedule(cron="0 * * * *", within_s=600.0))
+    decider = PolicyDecider(hourly, (10,), random.Random(0))
+    assert (decider.opening(700.0, None).yes, decider.opening(800.0, None).changes_s) == (False, 2800.0)
+    assert decider.opening(3600.0, None).yes
+    assert decider.opening(4000.0, None).changes_s == 200.0
+    assert not decider.opening(4000.0, 3600.0).yes  # a round was made meanwhile
+    assert not decider.opening(3700.0, 3600.0).yes  # a clock that was set back
+    assert asked == [700.0, 3600.0, 4000.0, 3700.0]
+    never = replace(policy("s"), schedule=Schedule(cron="0 * * * *", within_s=600.0, windows=HALVES))
+    decider = PolicyDecider(never, (10,), random.Random(0))
+    asked.clear()
+    for minute in range(0, 1440, 10):
+        assert not decider.opening(60.0 * minute, None).yes
+    assert asked == [0.0]
+
+
+HALVES = (Window("30 * * * *", 900.0),)
 
 
 def test_a_tier_is_asked_as_often_as_it_says_unless_the_communication_says_less() -> None:
