@@ -58,7 +58,7 @@ def command(
     folder, and it goes on where it was. Without --policy it goes on with the policy that was applied last
     (`mhfl policy apply`).
     """
-    from mhfl_mq.cli.policies import not_older, read_installed_policy, read_installed_text
+    from mhfl_mq.cli.policies import read_installed_policy, read_installed_text, required_at_start
     from mhfl_mq.cli.signing import SUFFIX, read_bytes
     from mhfl_mq.run.applying import required_signers
     from mhfl_mq.run.clock import SystemClock, seeded_luck
@@ -71,10 +71,10 @@ def command(
 
     file = policy_file(policy) if policy is not None else applied_policy(state) or policy_file(None)
     rules = read_installed_policy(file)
-    not_older(rules, file, applied_policy(state))
+    required = required_at_start(rules, file, applied_policy(state))
     signed = file.with_name(file.name + SUFFIX)
     signatures = read_bytes(signed).decode("ascii", "replace") if signed.exists() else ""
-    required_signers(read_bytes(file), signatures, rules.require_signatures, signers, SystemClock().now(), str(file))
+    required_signers(read_bytes(file), signatures, required, signers, SystemClock().now(), str(file))
     choice = choice_of(rules)
     if choice is not None:
         say(f"algorithm auto: {choice.algorithm}, because {choice.why}")

@@ -14,7 +14,7 @@ from mhfl_mq.policy.load import Known, check_text, load_policy, read_policy
 from mhfl_mq.stages import GROUP, check_order, find_stages
 from mhfl_mq.train.options import TrainOptions
 
-__all__ = ["installed", "not_older", "read_installed_policy", "read_installed_text"]
+__all__ = ["installed", "read_installed_policy", "read_installed_text", "required_at_start"]
 
 TRAINING: Final = frozenset(field.name for field in fields(TrainOptions)) - {"steps", "batch", "rate", "seed"}
 """Numbers of local training that a policy may set beside those that every algorithm has."""
@@ -43,16 +43,18 @@ def read_installed_policy(path: Path) -> Policy:
 
 def read_installed_text(text: str, file: str) -> Policy:
     """The same, of a file's text."""
-    checked = check_text(text, file, installed())
+    checked = check_text(text.removeprefix("\ufeff"), file, installed())
     if checked.policy is None:
         raise policy_error(file, checked.findings)
     return checked.policy
 
 
-def not_older(policy: Policy, file: Path, applied: Path | None) -> None:
-    """Raises `ConfigError` for a policy that is older than the one that was applied last in a state folder."""
+def required_at_start(policy: Policy, file: Path, applied: Path | None) -> int:
+    """How many people must have signed a policy that an aggregator starts with: as many as it says, or as the one says
+    that was applied last in the state folder. Raises `ConfigError` for one that is older than that.
+    """
     if applied is None or applied == file:
-        return
+        return policy.require_signatures
     checked = read_policy(applied, installed())
     if checked.policy is not None and policy.revision < checked.policy.revision:
         raise ConfigError(
@@ -60,6 +62,9 @@ def not_older(policy: Policy, file: Path, applied: Path | None) -> None:
             where=str(file),
             remedy=f"leave --policy out to go on with that one ({applied}), or count metadata.revision up",
         )
+    if checked.policy is None or checked.policy.digest == policy.digest:
+        return policy.require_signatures
+    return max(policy.require_signatures, checked.policy.require_signatures)
 
 
 def _stages_misfit(names: Sequence[str]) -> str:

@@ -49,7 +49,7 @@ def apply_command(file: Path, reason: str, wait: float, state: Path, as_json: bo
     request = ask_policy(
         state,
         {
-            "text": path.read_text("utf-8-sig"),
+            "text": read_bytes(path).decode("utf-8"),  # as it was signed: its line ends and its mark, too
             "signatures": read_bytes(signed).decode("ascii", "replace") if signed.exists() else "",
             "file": str(path),
             "reason": reason,

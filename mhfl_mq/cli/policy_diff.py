@@ -15,6 +15,7 @@ from mhfl_mq.cli.policy_simulate import DAY_S
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.compare import Change, changes
 from mhfl_mq.policy.eligible import Eligibility, Fleet
+from mhfl_mq.policy.findings import printable
 from mhfl_mq.policy.quantities import show_bytes
 from mhfl_mq.policy.tree import plain, read_tree
 from mhfl_mq.run.fleet import read_fleet, with_policy
@@ -81,7 +82,7 @@ def _show(before: Policy, after: Policy, written: Sequence[Change]) -> None:
     if before.digest == after.digest:
         click.echo("the same policy" + (", written otherwise" if written else ""))
     for one in written:
-        click.echo(one)
+        click.echo(printable(str(one)))
 
 
 def _words(was: str, becomes: str) -> str:

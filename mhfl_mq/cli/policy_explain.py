@@ -18,6 +18,7 @@ from mhfl_mq.policy.lines import rule_lines
 from mhfl_mq.policy.schedule import show_time
 from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.fleet import read_fleet, with_policy
+from mhfl_mq.store.policies import applied_policy
 
 __all__ = ["explain_command", "iso", "moment"]
 
@@ -45,7 +46,7 @@ def explain_command(device: str, file: Path | None, state: Path, time: str, as_j
     The facts are those of the aggregator of the state folder, running or not. Nothing is changed: try a policy file
     before it is used.
     """
-    path = policy_file(file)
+    path = policy_file(file) if file is not None else applied_policy(state) or policy_file(None)
     policy = read_installed_policy(path)
     now = moment(time, policy)
     fleet = read_fleet(state)

@@ -203,15 +203,19 @@ def _cooldown(failures: int, cooldown_s: float, schedule: Schedule) -> _Check:
         past = device.past
         return 0.0 if past.missed < failures or past.turned_at is None else past.turned_at + cooldown_s
 
+    def open_to(device: DeviceFacts, now: float) -> bool:
+        until = rests_until(device)
+        return until <= now or until > now + cooldown_s  # later: a clock was wrong
+
     def says(device: DeviceFacts, _rounds: int, now: float) -> Reason:
         until, missed = rests_until(device), device.past.missed
         rests = f", rests until {show_time(until, schedule)}" if until > now else ""
         turns = f"{missed} turn{'' if missed == 1 else 's'} in a row without an update"
-        return Reason("participation.cooldown", until <= now, f"{turns}, {failures} are too many{rests}")
+        return Reason("participation.cooldown", open_to(device, now), f"{turns}, {failures} are too many{rests}")
 
     return _Check(
         "participation.cooldown",
-        lambda device, _rounds, now: rests_until(device) <= now,
+        lambda device, _rounds, now: open_to(device, now),
         says,
         lambda device, _rounds, _now: rests_until(device),
     )
@@ -261,7 +265,8 @@ def _training(most_s: float, schedule: Schedule) -> _Check:
     name = f"{_LIMITS}.training_per_day"
 
     def last(device: DeviceFacts) -> float:
-        return device.past.uploads[-1].seconds if device.past.uploads else 0.0
+        # One that was longer than a whole day's limit (a machine that slept) must not keep the device out for ever.
+        return min(most_s, device.past.uploads[-1].seconds) if device.past.uploads else 0.0
 
     def used(device: DeviceFacts, now: float) -> float:
         begin, end = _day(schedule.timezone, now)

@@ -250,9 +250,10 @@ class AggregatorHost:
             if self._applying is None:
                 raise ConfigError("this aggregator takes no policies while it runs")
             planned = self._applying.plan(request)
-        except ConfigError as error:
+        except (ConfigError, UnicodeEncodeError) as error:
             log.warning("policy %s is not applied: %s", request.file, error)
-            self._store.apply((), (policy_refused(request.file, error.what, request.who),))
+            what = error.what if isinstance(error, ConfigError) else "not a text"
+            self._store.apply((), (policy_refused(request.file, what, request.who),))
             answer_policy(request, str(error))
             return
         self._asked = request, planned

@@ -51,7 +51,9 @@ class FactReader:
 
     def read(self) -> FactsRead:
         """The facts as they are now."""
-        numbers = {"gpu": float(any(self._devices.glob("nvidia[0-9]*")) or (self._devices / "nvhost-gpu").exists())}
+        numbers: dict[str, float] = {}
+        if (self._devices / "null").exists():  # a system that shows its devices in such a folder
+            numbers["gpu"] = float(any(self._devices.glob("nvidia[0-9]*")) or (self._devices / "nvhost-gpu").exists())
         cpus = _cpus()
         if cpus:
             numbers["cpus"] = float(cpus)
@@ -66,7 +68,9 @@ class FactReader:
         return FactsRead(numbers, {**texts, "labels": self._labels})
 
     def _power(self) -> dict[str, float]:
-        """Mains or battery. A machine that shows neither a battery nor a supply stands on mains."""
+        """Mains or battery: a machine without one stands on mains. A system that shows neither says nothing."""
+        if not (self._system / "class").is_dir():
+            return {}
         supplies = sorted((self._system / "class" / "power_supply").glob("*"))
         found: dict[str, float] = {"on_battery": 0.0}
         for supply in supplies:

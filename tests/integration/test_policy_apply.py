@@ -119,6 +119,7 @@ def test_so_many_people_must_sign_as_the_running_policy_says(plant: Plant, write
     signers = plant.folder / "allowed_signers"
     signers.write_text(ana_line + ben_line)
     two = ("schedule:", "require_signatures: 2\n  schedule:")
+    both = (RULE, two)
     first = write(two)
     started = plant.mhfl("aggregator", "--state", plant.state, "--policy", first, "--signers", signers)
     assert started.code == 3
@@ -128,7 +129,7 @@ def test_so_many_people_must_sign_as_the_running_policy_says(plant: Plant, write
     plant.aggregator("--signers", signers, policy=first)
     plant.device("d1", 0)
     plant.await_rounds(1)
-    second = write(RULE)  # asks for nobody itself: the running one's word counts
+    second = write(*both)
     code, err = apply(plant, second)
     assert (code, "signed by 0 of the 2 people required" in err) == (4, True), err
     assert plant.mhfl("policy", "sign", second, "-k", ana).code == 0
@@ -137,7 +138,17 @@ def test_so_many_people_must_sign_as_the_running_policy_says(plant: Plant, write
     assert plant.mhfl("policy", "sign", second, "-k", ben).code == 0
     assert apply(plant, second)[0] == 0
     assert plant.await_entry("policy.apply")["signed_by"] == ["ana@plant", "ben@plant"]
+    windows = second.read_bytes().replace(b"\n", b"\r\n").replace(b"20s", b"25s")
+    second.write_bytes(windows)  # edited on Windows: the bytes are what was signed
+    for one in (ana, ben):
+        assert plant.mhfl("policy", "sign", second, "-k", one).code == 0
+    assert apply(plant, second)[0] == 0
     plant.processes.stop()
+    third = plant.folder / "mine.yaml"
+    third.write_text(LIGHT)
+    refused = plant.mhfl("aggregator", "--state", plant.state, "--policy", third, "--signers", signers)
+    assert refused.code == 3
+    assert "signed by 0 of the 2 people required" in refused.err
     plant.verify()
 
 

@@ -64,6 +64,9 @@ def device(past: Any = None, next_bytes: Any = 0, **facts: Any) -> DeviceFacts:
         ("device", "gw-*", "gw-03", True),
         ("device", "gw-*", "xgw-03", False),
         ("device", "gw.03", "gw-03", False),
+        ("device", "a*a", "a", False),
+        ("device", "*a*b*", "xxbxaxb", True),
+        ("device", "*a*a*a*a*a*a*a*a*a*b", "a" * 64, False),
         ("device", ["pc-1", "*-line-?"], "a-line-3", False),
         ("tags", ["press", "line-3"], ("line-3", "old", "press"), True),
         ("tags", "press", ("pres",), False),
@@ -259,6 +262,19 @@ def test_with_a_largest_share_devices_take_turns_and_rounds_go_on(share: float, 
             turns[name] += 1
             assert turns[name] < share * (number + 1) + 1
     assert min(turns.values()) >= 60 * share / 2
+
+
+def test_a_turn_that_a_wrong_clock_put_far_ahead_keeps_nobody_out() -> None:
+    one = policy(Participation(cooldown_s=1800.0, failures=2))
+    assert Eligibility(one).against(device(Past(5, 2, NOON + 1e8)), 9, NOON) == ""
+
+
+def test_a_training_that_was_longer_than_the_limit_keeps_a_device_out_for_its_day_alone() -> None:
+    one = policy(per_device=PerDevice(training_s=60.0))
+    slept = device(Past(uploads=(Upload(NOON - 900, 1, 9000.0),)))
+    found = explain(one, Fleet(), slept, NOON)
+    assert (found.answer.now, found.answer.changes_at) == (False, MIDNIGHT)
+    assert Eligibility(one).against(slept, 0, MIDNIGHT) == ""
 
 
 def test_a_device_on_its_battery_is_left_alone_and_so_is_one_that_does_not_say() -> None:

@@ -17,6 +17,8 @@ class Machine:
         self.system, self.devices, self.processes = folder / "sys", folder / "dev", folder / "proc"
         for one in (self.system, self.devices, self.processes):
             one.mkdir()
+        (self.system / "class").mkdir()
+        (self.devices / "null").touch()
 
     def reader(self, *labels: str) -> FactReader:
         return FactReader(labels, system=self.system, devices=self.devices, processes=self.processes)
@@ -91,6 +93,12 @@ def test_what_a_system_does_not_show_is_left_out(machine: Machine) -> None:
     reader = machine.reader()
     reader.read()
     assert "idle" not in reader.read().numbers
+
+
+def test_a_system_that_shows_neither_supplies_nor_devices_says_nothing_of_them(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    numbers = FactReader(system=nowhere, devices=nowhere, processes=nowhere).read().numbers
+    assert not numbers.keys() & {"on_battery", "battery", "gpu", "idle"}
 
 
 def test_all_that_is_said_is_in_the_catalogue_of_facts_as_the_devices_own_word(tmp_path: Path) -> None:
