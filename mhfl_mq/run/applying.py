@@ -144,7 +144,14 @@ def cold_changes(old: Policy, new: Policy) -> list[str]:
         "stages": [old.stages, new.stages],
         **{
             f"limits.{name}": [getattr(old.limits, name), getattr(new.limits, name)]
-            for name in ("chunk_bytes", "concurrent_uploads", "largest_value", "broadcast_bytes_s", "devices")
+            for name in (
+                "update_bytes",
+                "chunk_bytes",
+                "concurrent_uploads",
+                "largest_value",
+                "broadcast_bytes_s",
+                "devices",
+            )
         },
     }
     return [name for name, (before, after) in pairs.items() if before != after]

@@ -106,6 +106,7 @@ def test_an_aggregator_that_reads_no_policies_says_so() -> None:
         (lambda one: replace(one, tiers=(Tier("small", 0.25), one.tiers[1])), ["tiers (names and sizes)"]),
         (lambda one: replace(one, algorithm=replace(one.algorithm, name="fjord")), ["algorithm.name"]),
         (lambda one: replace(one, limits=Limits(devices=5)), ["limits.devices"]),
+        (lambda one: replace(one, limits=Limits(update_bytes=2**30)), ["limits.update_bytes"]),
         (lambda one: replace(one, algorithm=replace(one.algorithm, options={"steps": 9})), []),
         (lambda one: replace(one, tiers=(replace(one.tiers[0], budget=Budget(step_s=1.0)), one.tiers[1])), []),
         (lambda one: replace(one, tiers=(replace(one.tiers[0], every=2), one.tiers[1])), []),
