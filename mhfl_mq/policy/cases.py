@@ -77,7 +77,7 @@ class _Device(Part):
         today = Upload(now, self.uploaded or 0, self.trained or 0.0)
         sent = () if self.uploaded is None and self.trained is None else (today,)
         turned_at = None if self.turned_ago is None else now - self.turned_ago
-        past = Past(number["rounds"], number["missed"], turned_at, sent)
+        past = Past(number["rounds"], number["missed"], turned_at, sent, self.trained or 0.0)
         return DeviceFacts(device, known, past, now, self.next_upload or 0, self.present)
 
 

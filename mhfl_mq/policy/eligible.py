@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from mhfl_mq.policy.compiled import Condition, Policy, Rule, Schedule
-from mhfl_mq.policy.conditions import holds, show_value, test_of
+from mhfl_mq.policy.conditions import show_value, test_of
 from mhfl_mq.policy.decide import Decision, Reason
 from mhfl_mq.policy.facts import FACTS, DeviceFacts, Source
 from mhfl_mq.policy.quantities import show_bytes, show_duration
@@ -57,14 +57,15 @@ def decide(policy: Policy, fleet: Fleet, now: float) -> Decision[tuple[str, ...]
 def explain(policy: Policy, fleet: Fleet, device: DeviceFacts, now: float) -> Decision[Opening]:
     """Whether a device may be invited now, with every rule, and its next chance (None: not by waiting alone)."""
     planned = _opening(policy, fleet, now)
-    own = Eligibility(policy).explain(device, fleet.rounds, now)
+    rules = Eligibility(policy)
+    own = rules.explain(device, fleet.rounds, now)
     here = () if device.present else (Reason("present", False, "it is not connected"),)
     reasons = (*here, *own.reasons, *planned.reasons)
     if here:
         return Decision(Opening(False, None), reasons)
-    if own.answer.now and planned.answer.now:
+    if own.answer and planned.answer.now:
         return Decision(Opening(True, planned.answer.changes_at), reasons)
-    rested_at = now if own.answer.now else own.answer.changes_at
+    rested_at = now if own.answer else rules.free_at(device, fleet.rounds, now)
     chance = (
         None
         if rested_at is None
@@ -83,26 +84,25 @@ def _opening(policy: Policy, fleet: Fleet, now: float) -> Decision[Opening]:
 # ---- one device -----------------------------------------------------------------------------------------------
 
 _Test = Callable[[DeviceFacts, int, float], bool]
-_Says = Callable[[DeviceFacts, int, float], Reason]
+_Words = Callable[[DeviceFacts, int, float], str]
 _Next = Callable[[DeviceFacts, int, float], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One rule: the quick answer, the answer in words, and when it changes by itself (None: it does not)."""
+    """One rule: whether it lets a device in, in which words, and when it would by waiting alone (None: never)."""
 
     name: str
     test: _Test
-    says: _Says
+    words: _Words
     next_at: _Next = lambda _device, _rounds, _now: None
 
 
 class Eligibility:
-    """A policy's rules about single devices, made ready once: `against` takes microseconds."""
+    """A policy's rules about single devices, made ready once: `against` takes microseconds. `rounds` have ended."""
 
     def __init__(self, policy: Policy) -> None:
         self._checks = tuple(_checks(policy))
-        self._tests = tuple((check.test, check) for check in self._checks)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,21 +110,25 @@ class Eligibility:
         return tuple(check.name for check in self._checks)
 
     def against(self, device: DeviceFacts, rounds: int, now: float) -> str:
-        """The name of the first rule that keeps this device out; empty: none does. `rounds` have ended so far."""
-        for test, check in self._tests:
-            if not test(device, rounds, now):
+        """The name of the first rule that keeps this device out; empty: none does."""
+        for check in self._checks:
+            if not check.test(device, rounds, now):
                 return check.name
         return ""
 
-    def explain(self, device: DeviceFacts, rounds: int, now: float) -> Decision[Opening]:
-        """Every rule with its numbers, and when waiting alone would let the device in (None: it would not)."""
-        reasons = tuple(check.says(device, rounds, now) for check in self._checks)
-        closed = [check for check in self._checks if not check.test(device, rounds, now)]
-        if not closed:
-            return Decision(Opening(True, None), reasons)
-        times = [check.next_at(device, rounds, now) for check in closed]
+    def free_at(self, device: DeviceFacts, rounds: int, now: float) -> float | None:
+        """When waiting alone lets a device in that is out now; None: it does not."""
+        times = [check.next_at(device, rounds, now) for check in self._checks if not check.test(device, rounds, now)]
         known = [at for at in times if at is not None]
-        return Decision(Opening(False, max(known) if len(known) == len(times) else None), reasons)
+        return max(known) if known and len(known) == len(times) else None
+
+    def explain(self, device: DeviceFacts, rounds: int, now: float) -> Decision[bool]:
+        """Whether a device may be invited, with every rule and its numbers."""
+        reasons = tuple(
+            Reason(check.name, check.test(device, rounds, now), check.words(device, rounds, now))
+            for check in self._checks
+        )
+        return Decision(all(reason.holds for reason in reasons), reasons)
 
 
 def _checks(policy: Policy) -> list[_Check]:
@@ -160,7 +164,7 @@ def _requiring(rule: Rule) -> _Check:
                 return False
         return True
 
-    return _Check(rule.name, test, lambda device, _rounds, now: _said(rule, True, device, now))
+    return _Check(rule.name, test, lambda device, _rounds, now: _said(rule, device, now))
 
 
 def _forbidding(rule: Rule) -> _Check:
@@ -171,22 +175,19 @@ def _forbidding(rule: Rule) -> _Check:
         facts = device.facts
         return any((value := facts.get(fact)) is not None and not check(value) for fact, check in tests)
 
-    return _Check(rule.name, test, lambda device, _rounds, now: _said(rule, False, device, now))
+    return _Check(rule.name, test, lambda device, _rounds, now: f"forbidden where {_said(rule, device, now)}")
 
 
-def _said(rule: Rule, wanted: bool, device: DeviceFacts, now: float) -> Reason:
-    parts = []
-    known = []
-    for one in rule.conditions:
-        value = device.facts.get(one.fact)
-        known.append(None if value is None else holds(one, value))
-        parts.append(
-            f"{one}: it is {show_value(value)}{_whose(one.fact, device, now)}"
-            if value is not None
-            else f"{one}: {one.fact} is not known, so the device is out"
-        )
-    met = all(one is True for one in known) if wanted else any(one is False for one in known)
-    return Reason(rule.name, met, ("" if wanted else "forbidden where ") + ", ".join(parts))
+def _said(rule: Rule, device: DeviceFacts, now: float) -> str:
+    """Each condition with the fact's value."""
+    return ", ".join(f"{one}: {_fact(one.fact, device, now)}" for one in rule.conditions)
+
+
+def _fact(fact: str, device: DeviceFacts, now: float) -> str:
+    value = device.facts.get(fact)
+    if value is None:
+        return f"{fact} is not known, so the device is out"
+    return f"it is {show_value(value)}{_whose(fact, device, now)}"
 
 
 def _whose(fact: str, device: DeviceFacts, now: float) -> str:
@@ -199,105 +200,92 @@ def _whose(fact: str, device: DeviceFacts, now: float) -> str:
 
 
 def _cooldown(failures: int, cooldown_s: float, schedule: Schedule) -> _Check:
-    def rests_until(device: DeviceFacts) -> float:
-        past = device.past
-        return 0.0 if past.missed < failures or past.turned_at is None else past.turned_at + cooldown_s
+    def rests_until(device: DeviceFacts, now: float) -> float:
+        turned = device.past.turned_at
+        if device.past.missed < failures or turned is None or turned > now + cooldown_s:  # a clock was wrong
+            return 0.0
+        return turned + cooldown_s
 
-    def open_to(device: DeviceFacts, now: float) -> bool:
-        until = rests_until(device)
-        return until <= now or until > now + cooldown_s  # later: a clock was wrong
-
-    def says(device: DeviceFacts, _rounds: int, now: float) -> Reason:
-        until, missed = rests_until(device), device.past.missed
+    def words(device: DeviceFacts, _rounds: int, now: float) -> str:
+        until, missed = rests_until(device, now), device.past.missed
         rests = f", rests until {show_time(until, schedule)}" if until > now else ""
-        turns = f"{missed} turn{'' if missed == 1 else 's'} in a row without an update"
-        return Reason("participation.cooldown", open_to(device, now), f"{turns}, {failures} are too many{rests}")
+        return f"{missed} turn{'' if missed == 1 else 's'} in a row without an update, {failures} are too many{rests}"
 
     return _Check(
         "participation.cooldown",
-        lambda device, _rounds, now: open_to(device, now),
-        says,
-        lambda device, _rounds, _now: rests_until(device),
+        lambda device, _rounds, now: rests_until(device, now) <= now,
+        words,
+        lambda device, _rounds, now: rests_until(device, now),
     )
 
 
 def _interval(least_s: float, schedule: Schedule) -> _Check:
-    name = f"{_LIMITS}.min_interval"
-
     def free_at(device: DeviceFacts, now: float) -> float:
         turned = device.past.turned_at
-        return 0.0 if turned is None or turned > now + least_s else turned + least_s  # later: a clock was wrong
+        return 0.0 if turned is None or turned > now + least_s else turned + least_s  # a clock was wrong
 
-    def says(device: DeviceFacts, _rounds: int, now: float) -> Reason:
+    def words(device: DeviceFacts, _rounds: int, _now: float) -> str:
         turned = device.past.turned_at
         last = "had no turn yet" if turned is None else f"its last turn began {show_time(turned, schedule)}"
-        return Reason(name, free_at(device, now) <= now, f"{last}, {show_duration(least_s)} must lie between two")
+        return f"{last}, {show_duration(least_s)} must lie between two"
 
     return _Check(
-        name,
+        f"{_LIMITS}.min_interval",
         lambda device, _rounds, now: free_at(device, now) <= now,
-        says,
+        words,
         lambda device, _rounds, now: free_at(device, now),
     )
 
 
 def _bytes(most: int, schedule: Schedule) -> _Check:
-    name = f"{_LIMITS}.upload_per_day"
-
-    def used(device: DeviceFacts, now: float) -> int:
-        begin, end = _day(schedule.timezone, now)
-        return sum(one.size for one in device.past.uploads if begin <= one.at < end)
-
-    def says(device: DeviceFacts, _rounds: int, now: float) -> Reason:
-        sent, coming = used(device, now), device.next_bytes
-        text = f"{show_bytes(sent)} today, the next update is {show_bytes(coming)}, {show_bytes(most)} are allowed"
-        return Reason(name, sent + coming <= most, text)
+    def words(device: DeviceFacts, _rounds: int, now: float) -> str:
+        sent, coming = show_bytes(_today(device, schedule, now)[0]), show_bytes(device.next_bytes)
+        return f"{sent} today, the next update is {coming}, {show_bytes(most)} are allowed"
 
     return _Check(
-        name,
-        lambda device, _rounds, now: used(device, now) + device.next_bytes <= most,
-        says,
+        f"{_LIMITS}.upload_per_day",
+        lambda device, _rounds, now: _today(device, schedule, now)[0] + device.next_bytes <= most,
+        words,
         lambda device, _rounds, now: _day(schedule.timezone, now)[1] if device.next_bytes <= most else None,
     )
 
 
 def _training(most_s: float, schedule: Schedule) -> _Check:
-    name = f"{_LIMITS}.training_per_day"
-
-    def last(device: DeviceFacts) -> float:
+    def coming(device: DeviceFacts) -> float:
         # One that was longer than a whole day's limit (a machine that slept) must not keep the device out for ever.
-        return min(most_s, device.past.uploads[-1].seconds) if device.past.uploads else 0.0
+        return min(most_s, device.past.last_s)
 
-    def used(device: DeviceFacts, now: float) -> float:
-        begin, end = _day(schedule.timezone, now)
-        return sum(one.seconds for one in device.past.uploads if begin <= one.at < end)
-
-    def says(device: DeviceFacts, _rounds: int, now: float) -> Reason:
-        spent, coming = used(device, now), last(device)
-        text = f"{_seconds(spent)} today, the last training took {_seconds(coming)}, {_seconds(most_s)} are allowed"
-        return Reason(name, spent + coming <= most_s, text)
+    def words(device: DeviceFacts, _rounds: int, now: float) -> str:
+        spent, last = _seconds(_today(device, schedule, now)[1]), _seconds(coming(device))
+        return f"{spent} today, the last training took {last}, {_seconds(most_s)} are allowed"
 
     return _Check(
-        name,
-        lambda device, _rounds, now: used(device, now) + last(device) <= most_s,
-        says,
-        lambda device, _rounds, now: _day(schedule.timezone, now)[1] if last(device) <= most_s else None,
+        f"{_LIMITS}.training_per_day",
+        lambda device, _rounds, now: _today(device, schedule, now)[1] + coming(device) <= most_s,
+        words,
+        lambda _device, _rounds, now: _day(schedule.timezone, now)[1],
     )
 
 
 def _share(largest: float) -> _Check:
-    name = "participation.largest_share"
-
     def allowed(rounds: int) -> int:
         """Turns after the next round, rounded up: else devices that share all rounds evenly would all be out."""
         return math.ceil(round(largest * (rounds + 1), 9))
 
-    def says(device: DeviceFacts, rounds: int, _now: float) -> Reason:
-        turns = device.past.turns
-        text = f"it had its turn in {turns} of {rounds} rounds, at most {largest:.0%} are allowed"
-        return Reason(name, turns + 1 <= allowed(rounds), text)
+    return _Check(
+        "participation.largest_share",
+        lambda device, rounds, _now: device.past.turns + 1 <= allowed(rounds),
+        lambda device, rounds, _now: (
+            f"it had its turn in {device.past.turns} of {rounds} rounds, at most {largest:.0%} are allowed"
+        ),
+    )
 
-    return _Check(name, lambda device, rounds, _now: device.past.turns + 1 <= allowed(rounds), says)
+
+def _today(device: DeviceFacts, schedule: Schedule, now: float) -> tuple[int, float]:
+    """Bytes that a device sent and seconds that it trained on this day of the schedule's zone."""
+    begin, end = _day(schedule.timezone, now)
+    today = [one for one in device.past.uploads if begin <= one.at < end]
+    return sum(one.size for one in today), sum(one.seconds for one in today)
 
 
 @lru_cache(maxsize=8)

@@ -69,7 +69,8 @@ FACTS: Final = _facts(
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An update that was counted: when (seconds since 1970, UTC), its bytes, and the seconds that it was trained."""
+    """Updates that were counted within a quarter of an hour: since when (seconds since 1970, UTC), their bytes, and the
+    seconds that they were trained."""
 
     at: float
     size: int
@@ -80,13 +81,14 @@ class Upload:
 class Past:
     """What the aggregator saw of a device. `turned_at` is when the last round began in which it had its turn.
 
-    `uploads` are those of the last day at least, oldest first.
+    `uploads` are those of the last day at least, oldest first, `last_s` how long the newest training took.
     """
 
     turns: int = 0
     missed: int = 0
     turned_at: float | None = None
     uploads: tuple[Upload, ...] = ()
+    last_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ folder counts from 1 again; its hello is believed, whatever its number.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from mhfl_mq.protocol.records import DAY_S, DeviceSaved, PastSaved, UpdateCounted, UploadSaved
+from mhfl_mq.protocol.records import DeviceSaved, PastSaved, UpdateCounted
 from mhfl_mq.protocol.rules import Candidate
 from mhfl_mq.wire.messages import Capability, Facts, Hello, Presence
 
@@ -110,13 +110,11 @@ class Members:
         updates = {one.device: one for one in counted}
         for device in devices:
             self._turns[device] = self._turns.get(device, 0) + 1
-            before, update = self.past(device), updates.get(device)
-            uploads = tuple(one for one in before.uploads if one.at > now - DAY_S)
-            if update is None:
-                self._pasts[device] = PastSaved(began, before.missed + 1, uploads)
-            else:
-                new = UploadSaved(now, update.size, update.metrics.get("seconds", 0.0))
-                self._pasts[device] = PastSaved(began, 0, (*uploads, new))
+            past, update = self.past(device), updates.get(device)
+            missed = past.missed + 1 if update is None else 0
+            if update is not None:
+                past = past.uploaded(now, update.size, update.metrics.get("seconds", 0.0))
+            self._pasts[device] = replace(past, turned_at=began, missed=missed)
 
     def candidates(self, layout: str) -> tuple[Candidate, ...]:
         """Who may be invited now, by name: present, with a tier, of this layout."""

@@ -5,7 +5,7 @@ state and the ledger never disagree.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mhfl_mq.wire.messages import ProbeResult
@@ -27,6 +27,8 @@ __all__ = [
     "VersionAdded",
 ]
 
+QUARTER_S: Final = 900.0
+"""Seconds within which uploads are one sum."""
 DAY_S: Final = 26 * 3600.0
 """Seconds for which uploads are remembered: the longest day has 25 hours."""
 
@@ -136,7 +138,8 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True)
 class UploadSaved:
-    """An update that was counted: when (seconds since 1970, UTC), its bytes, the seconds that its training took."""
+    """Updates that were counted within a quarter of an hour: since when (seconds since 1970, UTC), their bytes, the
+    seconds that their trainings took."""
 
     at: float
     size: int
@@ -146,12 +149,26 @@ class UploadSaved:
 @dataclass(frozen=True, slots=True)
 class PastSaved:
     """What a device did. `turned_at` is when the last round began in which it had its turn, `missed` its turns since
-    its last counted update, `uploads` its updates of `DAY_S` at least, oldest first.
+    its last counted update, `uploads` its updates of `DAY_S` at least, oldest first, `last_s` its newest training.
     """
 
     turned_at: float | None = None
     missed: int = 0
     uploads: tuple[UploadSaved, ...] = ()
+    last_s: float = 0.0
+
+    def uploaded(self, at: float, size: int, seconds: float) -> "PastSaved":
+        """The same after another update was counted then: a day begins at a quarter of an hour in every time zone, so
+        what lies within one is one sum, and a device has a hundred of them at most."""
+        begin = at // QUARTER_S * QUARTER_S
+        kept = tuple(one for one in self.uploads if one.at > at - DAY_S)
+        if kept and kept[-1].at == begin:
+            size, seconds_in_all = size + kept[-1].size, seconds + kept[-1].seconds
+            kept = kept[:-1]
+        else:
+            seconds_in_all = seconds
+        new = UploadSaved(begin, size, seconds_in_all)
+        return replace(self, uploads=(*kept, new), last_s=seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def _said(facts: Facts) -> dict[str, Value]:
 
 def _past(past: PastSaved, turns: int) -> Past:
     uploads = tuple(Upload(one.at, one.size, one.seconds) for one in past.uploads)
-    return Past(turns, past.missed, past.turned_at, uploads)
+    return Past(turns, past.missed, past.turned_at, uploads, past.last_s)
 
 
 # ---- the file ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _device(one: Mapping[str, Any]) -> DeviceFacts:
     return DeviceFacts(
         device=str(one["device"]),
         facts=facts,
-        past=Past(int(past["turns"]), int(past["missed"]), past["turned_at"], uploads),
+        past=Past(int(past["turns"]), int(past["missed"]), past["turned_at"], uploads, float(past["last_s"])),
         said_at=one["said_at"],
         next_bytes=int(one["next_bytes"]),
         present=bool(one["present"]),

@@ -122,8 +122,7 @@ class _Rehearsal:
         return upload or 4 * self._lengths[offer.tier]
 
     def _seconds(self, device: str) -> float:
-        past = next(one.past for one in self._devices if one.device == device)
-        return past.uploads[-1].seconds if past.uploads else 0.0
+        return self._machine.members.past(device).last_s
 
     def _handle(self, event: AggregatorEvent) -> None:
         for effect in self._machine.handle(event, self._now):
@@ -197,6 +196,7 @@ def _saved(devices: Sequence[DeviceFacts], tiers: Mapping[str, int], fleet: Flee
                 one.past.turned_at,
                 one.past.missed,
                 tuple(UploadSaved(up.at, up.size, up.seconds) for up in one.past.uploads),
+                one.past.last_s,
             )
             for one in devices
         },

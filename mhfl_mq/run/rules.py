@@ -255,7 +255,7 @@ class PolicyDecider:
         """Whether the rules on facts, and what this device has done, let it in."""
         device = self.facts_of(asked)
         rule = self._eligibility.against(device, rounds, now)
-        return May(rule, self._eligibility.explain(device, rounds, now).answer.changes_at) if rule else _YES
+        return May(rule, self._eligibility.free_at(device, rounds, now)) if rule else _YES
 
     def invite(self, candidates: tuple[Candidate, ...], present: int) -> tuple[str, ...]:
         """Whom to invite, fewest turns first; nobody while too few are here."""

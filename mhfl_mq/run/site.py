@@ -62,15 +62,14 @@ class SiteRules:
         now = self._now()
         battery = self._on_battery() if self._site.schedule.per_device.quiet_on_battery else None
         today = self._today(spent, now)
-        # The past as a policy's decisions have it: the day in one upload, and the last training as the newest one.
-        uploads = (
-            Upload(today.day, today.size, today.seconds - today.last_s if today.size else 0.0),
-            Upload(today.day if today.size else 0.0, 0, today.last_s),
-        )
         device = DeviceFacts(
             device="this device",
             facts={} if battery is None else {"on_battery": battery},
-            past=Past(turned_at=spent.turned_at or None, uploads=uploads),
+            past=Past(
+                turned_at=spent.turned_at or None,
+                uploads=(Upload(today.day, today.size, today.seconds),),
+                last_s=today.last_s,
+            ),
             next_bytes=_most_bytes(offer, length),
         )
         found = explain(self._policy(offer.deadline_s), Fleet(), device, now)

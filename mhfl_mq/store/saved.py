@@ -16,7 +16,6 @@ from mhfl_mq.protocol.records import (
     RoundOpened,
     SavedState,
     UpdateCounted,
-    UploadSaved,
     VersionAdded,
 )
 from mhfl_mq.wire.messages import ProbeResult
@@ -96,21 +95,17 @@ def _pasts(connection: sqlite3.Connection) -> dict[str, PastSaved]:
         LEFT JOIN (SELECT device, max(round) AS last FROM updates GROUP BY device) u ON u.device = c.device
         WHERE c.turn = 1 GROUP BY c.device"""
     ).fetchall()
-    uploads: dict[str, list[UploadSaved]] = {}
-    newest = connection.execute("SELECT at FROM updates ORDER BY id DESC LIMIT 1").fetchone()
+    pasts = {device: PastSaved(_seconds(opened_at), missed) for device, opened_at, missed in rows}
+    newest = connection.execute("SELECT max(at) FROM updates").fetchone()[0]
     if newest is not None:
-        since = datetime.datetime.fromisoformat(newest[0]) - datetime.timedelta(seconds=DAY_S)
+        since = datetime.datetime.fromisoformat(newest) - datetime.timedelta(seconds=DAY_S)
+        day = "SELECT device, at, size, metrics FROM updates WHERE at > ? ORDER BY id"
         for device, at, size, metrics in connection.execute(
-            "SELECT device, at, size, metrics FROM updates ORDER BY id DESC"
+            day, (since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),)
         ):
-            if datetime.datetime.fromisoformat(at) <= since:
-                break
-            seconds = json.loads(metrics).get("seconds", 0.0)
-            uploads.setdefault(device, []).insert(0, UploadSaved(_seconds(at), size, seconds))
-    return {
-        device: PastSaved(_seconds(opened_at), missed, tuple(uploads.get(device, ())))
-        for device, opened_at, missed in rows
-    }
+            before = pasts.get(device, PastSaved())
+            pasts[device] = before.uploaded(_seconds(at), size, json.loads(metrics).get("seconds", 0.0))
+    return pasts
 
 
 def devices(connection: sqlite3.Connection) -> tuple[DeviceSaved, ...]:

@@ -66,15 +66,26 @@ def test_a_turn_without_an_update_is_missed_and_one_with_an_update_ends_the_row(
     members.had_turns(("ada", "bob"), (), 50.0, 60.0)
     assert members.past("ada") == PastSaved(50.0, 3, (UploadSaved(11.0, 5, 1.0),))
     assert members.past("bob") == PastSaved(50.0, 1)
-    members.had_turns(("ada",), (update("ada", 80, 2.5),), 70.0, 90.0)
-    assert members.past("ada") == PastSaved(70.0, 0, (UploadSaved(11.0, 5, 1.0), UploadSaved(90.0, 80, 2.5)))
+    members.had_turns(("ada",), (update("ada", 80, 2.5),), 970.0, 990.0)
+    first, second = UploadSaved(11.0, 5, 1.0), UploadSaved(900.0, 80, 2.5)
+    assert members.past("ada") == PastSaved(970.0, 0, (first, second), 2.5)
     assert members.past("cyd") == PastSaved()
+
+
+def test_uploads_within_a_quarter_of_an_hour_are_one_sum_so_that_a_day_has_a_hundred() -> None:
+    members = Members([ADA], {}, 10)
+    for second in range(0, 3 * 86_400, 300):
+        members.had_turns(("ada",), (update("ada", 80, 2.5),), float(second), float(second))
+    past = members.past("ada")
+    assert len(past.uploads) == 26 * 4
+    assert {(one.size, one.seconds, one.at % 900.0) for one in past.uploads} == {(240, 7.5, 0.0)}
+    assert past.last_s == 2.5
 
 
 def test_uploads_of_more_than_a_day_ago_are_forgotten() -> None:
     members = Members([ADA], {}, 10, {"ada": PastSaved(10.0, 0, (UploadSaved(10.0, 5, 1.0),))})
     members.had_turns(("ada",), (update("ada", 80, 2.5),), DAY_S, DAY_S + 11.0)
-    assert members.past("ada").uploads == (UploadSaved(DAY_S + 11.0, 80, 2.5),)
+    assert members.past("ada").uploads == (UploadSaved(DAY_S, 80, 2.5),)
 
 
 def test_what_a_device_says_of_itself_is_kept_with_its_time_and_strangers_do_not_fill_the_memory() -> None:

@@ -295,7 +295,7 @@ def test_a_round_that_ended_is_in_the_past_of_those_who_had_their_turn() -> None
     bench.after(("ada", ready), UpdateStored(one.number, "ada", manifest.blob_id))
     bench.now = 160.0
     bench.after(TimerFired(Timer.DEADLINE), Merged(one.number, digest("new")))
-    assert bench.machine.members.past("ada") == PastSaved(100.0, 0, (UploadSaved(160.0, 80, 3.0),))
+    assert bench.machine.members.past("ada") == PastSaved(100.0, 0, (UploadSaved(0.0, 80, 3.0),), 3.0)
     assert bench.machine.members.past("bob") == PastSaved(100.0, 1)
     assert bench.machine.rounds == 1
 
