@@ -25,7 +25,7 @@ from mhfl_mq.policy.compiled import Schedule, Window
 from mhfl_mq.policy.decide import Decision, Reason
 from mhfl_mq.policy.quantities import show_duration
 
-__all__ = ["HORIZON_S", "Opening", "fires", "next_opening", "opening", "show_time", "zone_of"]
+__all__ = ["HORIZON_S", "Opening", "fires", "jitter", "next_opening", "opening", "show_time", "zone_of"]
 
 HORIZON_S: Final = 400 * 86400.0
 """How far ahead is looked: over a year, so that what comes once a year is found. What is not found is never."""

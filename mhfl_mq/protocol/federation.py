@@ -5,9 +5,7 @@ acknowledged once, as the last effect of its event. The machine can be restored 
 its effects: nothing is told to a device that a restart would not stand by.
 """
 
-import zlib
-from math import inf
-from typing import Final, assert_never
+from typing import assert_never
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
 from mhfl_mq.protocol import entries
@@ -18,7 +16,6 @@ from mhfl_mq.protocol.effects import (
     Announce,
     Persist,
     Release,
-    SetTimer,
     ShareModel,
     Stop,
     Tell,
@@ -41,10 +38,11 @@ from mhfl_mq.protocol.events import (
 from mhfl_mq.protocol.joining import Joining
 from mhfl_mq.protocol.members import Link, Members
 from mhfl_mq.protocol.numbers import Numbers
+from mhfl_mq.protocol.pace import Pace
 from mhfl_mq.protocol.pauses import Once, Quiet, Timer
 from mhfl_mq.protocol.records import Entry, EpochStarted, RoundOpened, SavedState, VersionAdded
 from mhfl_mq.protocol.rounds import Round
-from mhfl_mq.protocol.rules import Candidate, Decider, Opening, Rules
+from mhfl_mq.protocol.rules import Candidate, Decider, Rules
 from mhfl_mq.protocol.states import FEDERATION, FederationState, FederationStep
 from mhfl_mq.protocol.uploads import Uploads
 from mhfl_mq.protocol.words import plain
@@ -68,11 +66,6 @@ from mhfl_mq.wire.messages import (
 
 __all__ = ["FederationMachine"]
 
-_BACKOFF_FIRST_S: Final = 2.0
-_BACKOFF_MOST_S: Final = 600.0  # rounds that keep failing should neither fill the ledger nor wear out the devices
-_DOUBLINGS: Final = 16
-_LOOK_S: Final = 600.0  # the schedule is asked again so often: clocks are set, and machines sleep
-
 
 class FederationMachine:
     """One federation. `saved` is what the last life persisted; its head must exist (version 0 is made before).
@@ -91,11 +84,8 @@ class FederationMachine:
         self._saved = saved
         self._head = saved.head
         self._asked: PolicyAsked | None = None  # what takes over when no round is open
-        self.opening = Opening(False)  # the schedule's last word
-        self.committed_at = saved.committed_at  # when the last round that made a version began
-        self._opened_at = 0.0 if saved.open_round is None else saved.open_round.opened_at
-        self._failures = 0  # aborted rounds in a row
-        self._look_at = inf  # when the schedule is asked again
+        opened_at = 0.0 if saved.open_round is None else saved.open_round.opened_at
+        self.pace = Pace(decider, saved.committed_at, opened_at)
         self._now = 0.0  # when the event came that is being handled
         self._numbers = Numbers(saved.last_round, saved.rounds_opened)
         self._once = Once()
@@ -232,6 +222,7 @@ class FederationMachine:
         """From now on these rules count: tiers are given anew where a budget has changed, and the schedule is asked."""
         self._asked = None
         self._rules, self._decider = asked.rules, asked.decider
+        self.pace.under(asked.decider)
         self._uploads.under(asked.decider)
         self.eligibility.under(asked.decider)
         self._joins.under(asked.rules, asked.decider)
@@ -241,44 +232,34 @@ class FederationMachine:
             there = member.link is Link.ONLINE and member.saved.layout == asked.rules.layout
             if there and asked.decider.assign(member.capability).tier != member.saved.tier:
                 effects += self._joins.answer(member.saved.device, member.capability, self.epoch)
-        self._look_at = inf
         return effects + self._look()
 
     def _timer(self, name: str) -> list[AggregatorEffect]:
         if name == Timer.DEADLINE and self.round is not None:
             return self.round.deadline()
         if name == Timer.INTERVAL:
-            self._look_at = inf
-        if name == Timer.INTERVAL and self.state in (FederationState.RESTING, FederationState.WAITING):
-            return self._look()
+            self.pace.fired()
+            return self._look() if self.state in (FederationState.RESTING, FederationState.WAITING) else []
         if name == Timer.QUIET:
             return list(self._quiet.over())
         return []
 
     def _look(self) -> list[AggregatorEffect]:
-        """Ask the schedule whether a round is due, or still is, and look again when that changes."""
-        before, self.opening = self.opening, self._decider.opening(self._now, self.committed_at)
+        """See whether a round is due, or still is, and look again when that changes."""
+        before, opening = self.pace.opening, self.pace.ask(self._now)
         effects: list[AggregatorEffect] = []
-        if self.opening.yes and self.state is FederationState.RESTING:
+        if opening.yes and self.state is FederationState.RESTING:
             self._step(FederationStep.DUE)
-        elif not self.opening.yes and self.state is FederationState.WAITING:
+        elif not opening.yes and self.state is FederationState.WAITING:
             self._step(FederationStep.LAPSE)
             out = self.eligibility.counts
-            missed = entries.round_missed(len(self.candidates), self._rules.quorum_min, self.opening.why, out)
+            missed = entries.round_missed(len(self.candidates), self._rules.quorum_min, opening.why, out)
             effects.append(Persist(entries=(missed,)))
-        if self.opening.changes_s is None and not self.opening.yes and self.opening.why != before.why:
-            effects += self._quiet.alarm(self.opening.why)
-        if self.opening.yes and self.opening.changes_s is None:
+        if opening.changes_s is None and not opening.yes and opening.why != before.why:
+            effects += self._quiet.alarm(opening.why)
+        if opening.yes and opening.changes_s is None:
             return effects
-        return [*effects, *self._look_in(_LOOK_S if self.opening.changes_s is None else self.opening.changes_s)]
-
-    def _look_in(self, seconds: float) -> list[AggregatorEffect]:
-        """Ask the schedule again in so many seconds, or earlier."""
-        seconds = min(_LOOK_S, max(0.0, seconds))
-        if self._now + seconds >= self._look_at:
-            return []
-        self._look_at = self._now + seconds
-        return [SetTimer(Timer.INTERVAL, seconds)]
+        return [*effects, *self.pace.look_in(self._now, opening.changes_s)]
 
     # ---- rounds ----
 
@@ -296,7 +277,7 @@ class FederationMachine:
                 invited = invited or self._decider.invite(due, len(candidates))
         if not invited:
             again_at = self.eligibility.again_at
-            return [] if again_at is None else self._look_in(again_at - self._now)
+            return [] if again_at is None else list(self.pace.look_in(self._now, again_at - self._now))
         tiers = {device: tier for device, tier, _ in candidates}
         opened = RoundOpened(
             round=self._numbers.take(),
@@ -306,7 +287,7 @@ class FederationMachine:
             cohort=tuple((device, tiers[device]) for device in invited),
         )
         self._once.clear()
-        self._opened_at = self._now
+        self.pace.opened(self._now)
         self._step(FederationStep.OPEN)
         uploads = self._uploads.of(opened.cohort)
         out = self.eligibility.counts
@@ -331,16 +312,9 @@ class FederationMachine:
                 assert_never(event)
 
     def _ended(self, ended: Round) -> list[AggregatorEffect]:
-        """A round is over: what it made goes out, and the next one is due after a rest."""
+        """A round is over: what it made goes out, and the next one is due after a pause."""
         effects: list[AggregatorEffect] = []
-        self.round = None
-        self._look_at = inf  # the pause has the timer now
-        self.members.had_turns(ended.turns, ended.counted.values(), self._opened_at, self._now)
-        self._uploads.counted(ended.counted.values())
-        self._step(FederationStep.REST)
         if ended.version is not None:
-            self._failures = 0
-            self.committed_at = self._opened_at
             self._used = (ended.number, frozenset(ended.counted))
             self._head = ended.version
             effects = [
@@ -350,21 +324,19 @@ class FederationMachine:
                 Release(ended.number),
                 *(one for text in ended.alarms for one in self._quiet.alarm(text)),
             ]
-        else:
-            self._failures += 1
+        self._rest(ended)
         if self._spent:
             return effects + self._stop(f"{self._rules.max_rounds} rounds are done")
-        return [*effects, SetTimer(Timer.INTERVAL, self._rest_s)]
+        return effects + self._look()
 
-    @property
-    def _rest_s(self) -> float:
-        rules = self._rules
-        luck = zlib.crc32(f"{rules.policy} {self.last_round}".encode()) / 2**32
-        interval_s = rules.interval_s + rules.jitter_s * luck
-        if not self._failures:
-            return interval_s
-        backoff = _BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, _DOUBLINGS)
-        return max(interval_s, min(_BACKOFF_MOST_S, backoff))
+    def _rest(self, ended: Round) -> None:
+        """No round is open any more: who had its turn in it is known, and the pause begins."""
+        self.round = None
+        self.members.had_turns(ended.turns, ended.counted.values(), self.pace.opened_at, self._now)
+        self._uploads.counted(ended.counted.values())
+        self.eligibility.forget()
+        self._step(FederationStep.REST)
+        self.pace.ended(self._now, committed=ended.version is not None, last_round=self.last_round)
 
     @property
     def _spent(self) -> bool:
@@ -377,11 +349,8 @@ class FederationMachine:
         effects: list[AggregatorEffect] = []
         if self.round is not None:
             effects += self.round.abort(f"rolled back to version {asked.version}: {asked.reason}")
-            self.members.had_turns(self.round.turns, self.round.counted.values(), self._opened_at, self._now)
-            self.round = None
-            self._step(FederationStep.REST)
-            self._look_at = inf
-            effects.append(SetTimer(Timer.INTERVAL, self._rest_s))
+            self._rest(self.round)
+            effects += self._look()
         added = VersionAdded(
             version=self.head.version + 1,
             parent=self.head.version,
@@ -408,6 +377,7 @@ class FederationMachine:
     # ---- messages ----
 
     def _heard(self, device: str, message: Message) -> list[AggregatorEffect]:
+        self.eligibility.forget(device)
         match message:
             case Presence():
                 self.members.presence(device, message)

@@ -30,7 +30,6 @@ class Rules:
     policy: str
     quorum_min: int  # no round is opened with fewer devices present
     deadline_s: float
-    interval_s: float  # from the end of a round to the next, where the schedule allows it
     max_devices: int
     max_update_bytes: int
     max_weight: float
@@ -41,7 +40,6 @@ class Rules:
     stages: tuple[str, ...] = ()
     cohort: int | None = None  # counted updates that close a round early (more are invited); None: all invited
     compacts: bool = False  # an update may be smaller than raw float32
-    jitter_s: float = 0.0  # most that is added to the interval
     max_rounds: int | None = None  # rounds of this state folder, over all lives of its process
 
 
@@ -124,6 +122,10 @@ class Decider(Protocol):
 
         Times are seconds since 1970, UTC.
         """
+        ...
+
+    def pause_s(self, last_round: int) -> float:
+        """Seconds of pause after this round, before the schedule is asked."""
         ...
 
     @property

@@ -102,7 +102,7 @@ def fleet_document(
         "federation": federation,
         "lengths": {tier.name: tier.length for tier in machine.rules.tiers},
         "rounds": machine.rounds,
-        "committed_at": machine.committed_at,
+        "committed_at": machine.pace.committed_at,
         "devices": devices,
     }
 

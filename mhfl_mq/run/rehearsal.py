@@ -89,7 +89,7 @@ class _Rehearsal:
             self._machine.members.presence(one.device, Presence(2, True, ""))
         self._handle(Started())
         for _ in range(_STEPS):
-            self._deliver()
+            self._deliver(until)
             if self._stopped or len(self._found) >= MOST_ROUNDS or not self._timers:
                 break
             name = min(self._timers, key=lambda one: self._timers[one])
@@ -99,9 +99,9 @@ class _Rehearsal:
             self._handle(TimerFired(name))
         return [one for one in self._found if one.begin < until]
 
-    def _deliver(self) -> None:
-        """While a round is open, its devices deliver, and it makes a version."""
-        while self._begun is not None and not self._stopped:
+    def _deliver(self, until: float) -> None:
+        """While a round is open, its devices deliver, and it makes a version; without a pause the next one follows."""
+        while self._begun is not None and not self._stopped and len(self._found) < MOST_ROUNDS and self._now < until:
             begin, out = self._begun
             self._begun, offers = None, self._offers
             self._offers = {}
@@ -159,8 +159,6 @@ def _rules(policy: Policy, lengths: Sequence[int]) -> Rules:
         policy=policy.digest,
         quorum_min=part.quorum.min,
         deadline_s=part.deadline_s,
-        interval_s=schedule.interval_s,
-        jitter_s=0.0 if schedule.cron else schedule.jitter_s,
         max_devices=policy.limits.devices,
         max_update_bytes=2**62,
         max_weight=math.inf,

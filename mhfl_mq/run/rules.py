@@ -30,7 +30,7 @@ from mhfl_mq.policy import (
     upload_bytes,
 )
 from mhfl_mq.policy.eligible import Eligibility
-from mhfl_mq.policy.schedule import opening
+from mhfl_mq.policy.schedule import jitter, opening
 from mhfl_mq.protocol.rules import Asked, Candidate, Decision, May, Opening, Rules, Upload
 from mhfl_mq.run.fleet import FactsOf
 from mhfl_mq.segments import Layout, Tier
@@ -158,8 +158,6 @@ def rules_of(
         quorum_min=part.quorum.min,
         cohort=part.cohort,
         deadline_s=part.deadline_s,
-        interval_s=policy.schedule.interval_s,
-        jitter_s=0.0 if policy.schedule.cron else policy.schedule.jitter_s,  # cron's own is in its times
         max_devices=limits.devices,
         max_update_bytes=limits.update_bytes,
         max_weight=limits.max_weight,
@@ -245,6 +243,11 @@ class PolicyDecider:
             kept = self._kept = _Kept(now, until, committed_at, answer.now, changes_at, decision.why)
         changes_s = None if kept.changes_at is None else max(0.0, kept.changes_at - now)
         return Opening(kept.yes, changes_s, kept.why)
+
+    def pause_s(self, last_round: int) -> float:
+        """The interval, and what its jitter makes of it; with cron there is none: its jitter is in its times."""
+        schedule = self._policy.schedule
+        return 0.0 if schedule.cron else schedule.interval_s + jitter(schedule, self._federation, last_round)
 
     @property
     def selective(self) -> bool:

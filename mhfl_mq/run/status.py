@@ -169,7 +169,7 @@ def describe(machine: FederationMachine) -> dict[str, Any]:
         "state": machine.state.value,
         "version": machine.head.version,
         "algorithm": {"name": machine.rules.algorithm, "why": machine.rules.algorithm_why},
-        "schedule": {"open": machine.opening.yes, "why": machine.opening.why},
+        "schedule": {"open": machine.pace.opening.yes, "why": machine.pace.opening.why},
         "last_round": machine.last_round,
         "round": None
         if current is None

@@ -40,7 +40,7 @@ def manifest_of(text: str, size: int) -> Manifest:
 
 
 def example_rules(**changes: object) -> Rules:
-    """Two tiers, two devices make a quorum, a minute for a round, ten seconds between rounds."""
+    """Two tiers, two devices make a quorum, a minute for a round."""
     rules = Rules(
         task="wind",
         agent="mhfl-mq/test",
@@ -50,7 +50,6 @@ def example_rules(**changes: object) -> Rules:
         policy=digest("policy"),
         quorum_min=2,
         deadline_s=60.0,
-        interval_s=10.0,
         max_devices=10,
         max_update_bytes=1000,
         max_weight=100.0,
@@ -70,6 +69,7 @@ class Everybody:
         self.open_gate = True
         self.alarms: tuple[str, ...] = ()
         self.use: tuple[int, ...] = ()
+        self.pause = 10.0
         self.rule: Callable[[Asked, int, float], May] = lambda _asked, _rounds, _now: May()
         self.schedule: Callable[[float, float | None], Opening] = lambda _now, _committed_at: Opening(True)
 
@@ -83,6 +83,10 @@ class Everybody:
         return self.schedule(now, committed_at)
 
     selective = True
+
+    def pause_s(self, last_round: int) -> float:
+        """As it is set."""
+        return self.pause
 
     def may(self, asked: Asked, rounds: int, now: float) -> May:
         """As it is set."""

@@ -180,17 +180,24 @@ def test_a_restart_goes_on_with_what_the_last_life_knew_of_the_last_round() -> N
     assert asked == [77.0]
 
 
-def test_a_jitter_is_added_to_the_interval_and_is_not_always_the_same() -> None:
-    rests = set()
-    for last in range(20):
-        bench = Bench(replace(SAVED, last_round=last), example_rules(interval_s=10.0, jitter_s=5.0))
-        bench.now = 1500.0
-        bench.after(Started())
-        bench.here("ada", "bob")
-        (rest,) = timers(bench.finish_round())
-        rests.add(rest)
-    assert all(10.0 <= one < 15.0 for one in rests)
-    assert len(rests) > 15
+def test_the_pause_is_the_deciders_for_each_round() -> None:
+    bench = Bench(replace(SAVED, last_round=6))
+    bench.decider.pause_s = float  # type: ignore[method-assign,assignment]  # so many seconds as the round's number
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    assert timers(bench.finish_round()) == [7.0]
+    assert bench.machine.pace.opening.why == "the pause after the last round"
+
+
+def test_a_pause_that_began_in_the_future_is_over() -> None:
+    """The clock was set back."""
+    bench = Bench()
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    bench.finish_round()
+    assert offers(bench.at(1499.0)) == {"ada", "bob"}
 
 
 def test_a_rollback_in_a_round_rests_as_after_a_round() -> None:
@@ -242,6 +249,31 @@ def test_where_no_rule_is_about_single_devices_nobody_is_asked_about() -> None:
     bench.decider.rule = lambda _asked, _rounds, _now: May("never asked")
     bench.after(Started())
     assert offers(bench.here("ada", "bob")) == {"ada", "bob"}
+
+
+def test_a_device_is_asked_about_again_when_it_is_heard_when_its_time_has_come_and_after_a_round() -> None:
+    asked: list[str] = []
+
+    def rule(one: Asked, _rounds: int, now: float) -> May:
+        asked.append(one.device)
+        return May() if now >= 130.0 else May("rest", 130.0)
+
+    bench = Bench()
+    bench.decider.schedule = always
+    bench.decider.rule = rule
+    bench.now = 100.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    assert asked == ["ada", "bob"]
+    bench.after(("eve", Facts({"idle": 1.0})))  # of a stranger
+    assert asked == ["ada", "bob"]
+    bench.after(("ada", Facts({"idle": 1.0})))
+    assert asked == ["ada", "bob", "ada"]
+    bench.at(130.0)
+    assert asked == ["ada", "bob", "ada", "ada", "bob"]
+    bench.finish_round()
+    bench.at(140.0)
+    assert asked[5:] == ["ada", "bob"]
 
 
 def test_a_rule_that_no_waiting_fulfils_sets_no_timer() -> None:
@@ -332,7 +364,7 @@ def test_an_open_round_ends_under_the_rules_that_it_was_opened_with() -> None:
     bench.after(Started())
     bench.here("ada", "bob")
     before = bench.machine.rules.policy
-    effects = bench.after(ask(bench, interval_s=99.0))
+    effects = bench.after(ask(bench, deadline_s=99.0))
     assert len(noted(effects, "policy.apply")) == 1
     assert bench.machine.rules.policy == before
     assert bench.machine.round is not None
@@ -355,6 +387,19 @@ def test_a_device_whose_tier_no_longer_fits_is_told_when_the_policy_counts() -> 
     assert len(noted(effects, "device.assign")) == 1
     again = bench.after(ask(bench))  # tier 1 again
     assert [one.message.tier for one in again if isinstance(one, Tell) and isinstance(one.message, Assign)] == [1]
+
+
+def test_a_policy_that_is_applied_in_the_pause_between_rounds_begins_none() -> None:
+    bench = Bench()
+    bench.now = 1500.0
+    bench.after(Started())
+    bench.here("ada", "bob")
+    bench.finish_round()
+    bench.now = 1503.0
+    effects = bench.after(ask(bench))
+    assert offers(effects) == set()
+    assert timers(effects) == [7.0]
+    assert offers(bench.at(1510.0)) == {"ada", "bob"}
 
 
 def test_a_policy_that_forbids_rounds_now_ends_the_waiting() -> None:
