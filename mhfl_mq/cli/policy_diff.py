@@ -10,8 +10,8 @@ import click
 from mhfl_mq.cli.options import json_option, policy_file
 from mhfl_mq.cli.output import print_json
 from mhfl_mq.cli.policies import read_installed_policy
-from mhfl_mq.cli.policy_explain import iso, moment
 from mhfl_mq.cli.policy_simulate import DAY_S
+from mhfl_mq.cli.times import iso, moment
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.compare import Change, changes
 from mhfl_mq.policy.eligible import Eligibility, Fleet
@@ -116,5 +116,6 @@ def _week(fleet: Fleet, policy: Policy, now: float) -> tuple[int, int]:
     devices = tuple(replace(with_policy(one, policy), present=True) for one in fleet.devices)
     lengths = [fleet.lengths.get(tier.name, 0) for tier in policy.tiers]
     deadline_s = policy.participation.deadline_s
-    planned = rehearse(policy, replace(fleet, devices=devices), lengths, now, now + DAYS * DAY_S, deadline_s)
+    everybody = replace(fleet, devices=devices)
+    planned, _ = rehearse(policy, everybody, lengths, now, now + DAYS * DAY_S, deadline_s)
     return len(planned), sum(sum(one.updates.values()) for one in planned)

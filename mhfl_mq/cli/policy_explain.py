@@ -1,6 +1,5 @@
 """`mhfl policy explain`: why a device may be invited now or not, rule by rule, and when its next chance is."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,17 @@ import click
 from mhfl_mq.cli.options import device_argument, json_option, policy_file, state_option
 from mhfl_mq.cli.output import print_json
 from mhfl_mq.cli.policies import read_installed_policy
+from mhfl_mq.cli.times import iso, moment
 from mhfl_mq.errors import ConfigError
-from mhfl_mq.policy import Policy, Reason
-from mhfl_mq.policy.cases import moment as time_of
+from mhfl_mq.policy import Reason
 from mhfl_mq.policy.eligible import explain
 from mhfl_mq.policy.findings import nearest, printable
 from mhfl_mq.policy.lines import rule_lines
 from mhfl_mq.policy.schedule import show_time
-from mhfl_mq.run.clock import SystemClock
 from mhfl_mq.run.fleet import read_fleet, with_policy
 from mhfl_mq.store.policies import applied_policy
 
-__all__ = ["explain_command", "iso", "moment"]
+__all__ = ["explain_command"]
 
 
 @click.command("explain")
@@ -29,7 +27,7 @@ __all__ = ["explain_command", "iso", "moment"]
     "--policy",
     "file",
     type=click.Path(path_type=Path),
-    help="Policy file, or the name of a shipped one.  [default: default]",
+    help="Policy file; left out: the one that was applied last, else the default.",
 )
 @state_option
 @click.option(
@@ -82,23 +80,6 @@ def explain_command(device: str, file: Path | None, state: Path, time: str, as_j
         chance = "not by waiting alone" if answer.changes_at is None else show_time(answer.changes_at, policy.schedule)
         against = [f"{path}:{lines[one.rule]}" for one in decision.reasons if not one.holds and one.rule in lines]
         click.echo(f"  next chance: {chance}" + (f"    change this: {', '.join(against)}" if against else ""))
-
-
-def moment(time: str, policy: Policy) -> float:
-    """Seconds since 1970 of a time as a person writes it, in the policy's zone where it names none; empty: now."""
-    if not time:
-        return SystemClock().now().timestamp()
-    try:
-        return time_of(time, policy)
-    except ValueError:
-        remedy = "write e.g. 2026-11-24T22:00 or 2026-11-24T22:00+09:00"
-        raise ConfigError(f"{time!r} is no time", where="--at or --from", remedy=remedy) from None
-
-
-def iso(at: float) -> str:
-    """An instant for scripts: UTC, ISO 8601."""
-    """An instant for scripts: UTC, ISO 8601."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _rule(reason: Reason, lines: dict[str, int]) -> dict[str, Any]:

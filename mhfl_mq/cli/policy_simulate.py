@@ -11,7 +11,7 @@ import click
 from mhfl_mq.cli.options import json_option, policy_file
 from mhfl_mq.cli.output import print_json, print_table
 from mhfl_mq.cli.policies import read_installed_policy
-from mhfl_mq.cli.policy_explain import iso, moment
+from mhfl_mq.cli.times import iso, moment
 from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Participation, PerDevice, Policy
 from mhfl_mq.policy.eligible import Fleet
@@ -19,7 +19,7 @@ from mhfl_mq.policy.facts import DeviceFacts
 from mhfl_mq.policy.quantities import parse_duration, show_bytes, show_duration
 from mhfl_mq.policy.schedule import next_opening, show_time, zone_of
 from mhfl_mq.run.fleet import read_fleet, with_policy
-from mhfl_mq.run.rehearsal import MOST_ROUNDS, Planned, rehearse
+from mhfl_mq.run.rehearsal import Planned, rehearse
 
 __all__ = ["simulate_command"]
 
@@ -50,16 +50,19 @@ def simulate_command(file: Path, days: int, start: str, folder: Path | None, las
     until = since + days * DAY_S
     round_s = _round(lasting, policy)
     if folder is None:
-        fleet, planned = None, rehearse(*_imagined(policy), since, until, round_s)
+        fleet = None
+        planned, complete = rehearse(*_imagined(policy), since, until, round_s)
     else:
         fleet = read_fleet(folder)
         fleet = replace(fleet, devices=tuple(with_policy(one, policy) for one in fleet.devices))
         lengths = [fleet.lengths.get(tier.name, 0) for tier in policy.tiers]
-        planned = rehearse(policy, fleet, lengths, since, until, round_s)
+        planned, complete = rehearse(policy, fleet, lengths, since, until, round_s)
     if as_json:
-        print_json(_document(policy, fleet, planned, since, until))
+        print_json({**_document(policy, fleet, planned, since, until), "complete": complete})
         return
     _show(policy, fleet, planned, since, until)
+    if not complete:
+        click.echo("\nthere may be more: the rehearsal ends here")
 
 
 def _round(lasting: str, policy: Policy) -> float:
@@ -78,16 +81,11 @@ def _round(lasting: str, policy: Policy) -> float:
 
 
 def _imagined(policy: Policy) -> tuple[Policy, Fleet, list[int]]:
-    """Just enough devices for a quorum, which meet every rule: what is left is the schedule."""
+    """One device that is enough for a round and meets every rule: what is left is the schedule."""
     part, schedule = policy.participation, policy.schedule
-    free = replace(
-        policy,
-        participation=Participation(quorum=replace(part.quorum, fraction=0.0), deadline_s=part.deadline_s),
-        schedule=replace(schedule, per_device=PerDevice()),
-    )
-    first = policy.tiers[0].name
-    devices = tuple(DeviceFacts(f"d{k}", {"tier": first}) for k in range(part.quorum.min))
-    return free, Fleet(devices), [1] * len(policy.tiers)
+    free = replace(policy, participation=Participation(deadline_s=part.deadline_s))
+    free = replace(free, schedule=replace(schedule, per_device=PerDevice()))
+    return free, Fleet((DeviceFacts("any", {"tier": policy.tiers[0].name}),)), [1] * len(policy.tiers)
 
 
 # ---- as JSON ----------------------------------------------------------------------------------------------------
@@ -103,7 +101,6 @@ def _document(
         "from": iso(since),
         "to": iso(until),
         "clock_changes": [iso(at) for at, _ in _changes(policy, since, until)],
-        "complete": len(planned) < MOST_ROUNDS,
         "rounds": [
             {
                 "begin": iso(one.begin),
@@ -134,8 +131,7 @@ def _show(policy: Policy, fleet: Fleet | None, planned: Sequence[Planned], since
         _by_round(policy, fleet, planned)
     else:
         _by_day(policy, fleet, planned, since, until)
-    more = " or more: the rehearsal ends here" if len(planned) == MOST_ROUNDS else ""
-    click.echo(f"\n{len(planned)} round{'s' if len(planned) > 1 else ''}{more}")
+    click.echo(f"\n{len(planned)} round{'s' if len(planned) > 1 else ''}")
     if fleet is not None:
         _by_device(fleet, planned)
 

@@ -11,10 +11,9 @@
 Read as policy files are: a mistake is a finding at its line and column.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
@@ -22,14 +21,15 @@ from pydantic import Field, PlainValidator, WithJsonSchema, create_model, model_
 from pydantic_core import PydanticCustomError
 
 from mhfl_mq.policy.checks import Fault
-from mhfl_mq.policy.compiled import Policy
+from mhfl_mq.policy.compiled import Policy, Schedule
 from mhfl_mq.policy.eligible import Eligibility, Fleet, explain
 from mhfl_mq.policy.facts import FACTS, DeviceFacts, Fact, Kind, Past, Upload, Value
 from mhfl_mq.policy.fields import MAX_DEVICES, Bytes, Duration, Id, Part
 from mhfl_mq.policy.findings import Code, did_you_mean
-from mhfl_mq.policy.schedule import opening, show_time, zone_of
+from mhfl_mq.policy.registry import tags_of
+from mhfl_mq.policy.schedule import opening, read_time, show_time
 
-__all__ = ["Outcome", "PolicyTest", "case_faults", "moment", "run_cases"]
+__all__ = ["Outcome", "PolicyTest", "case_faults", "run_cases"]
 
 _SCHEDULE: Final = ("schedule.cron", "schedule.windows", "schedule.blackouts")
 
@@ -40,7 +40,7 @@ _SCHEDULE: Final = ("schedule.cron", "schedule.windows", "schedule.blackouts")
 def _value(fact: str, written: object) -> Value:
     """A fact's value as a test gives it."""
     match FACTS[fact].kind, written:
-        case Kind.NUMBER, int() | float() if not isinstance(written, bool):
+        case Kind.NUMBER, int() | float() if not isinstance(written, bool) and math.isfinite(written):
             return float(written)
         case Kind.FLAG, bool():
             return written
@@ -70,9 +70,8 @@ class _Device(Part):
     def facts(self, device: str, policy: Policy, now: float) -> DeviceFacts:
         """The device at this time, with the policy's registry."""
         known: dict[str, Value] = {name: value for name in FACTS if (value := getattr(self, name)) is not None}
-        registered = (tag for one in policy.devices if fnmatchcase(device, one.pattern) for tag in one.tags)
         own: Any = known.get("tags", ())
-        known |= {"device": device, "tags": tuple(dict.fromkeys((*own, *registered)))}
+        known |= {"device": device, "tags": tuple(dict.fromkeys((*own, *tags_of(device, policy.devices))))}
         number = {name: int(float(known.get(name, 0.0))) for name in ("rounds", "missed")}  # type: ignore[arg-type]
         today = Upload(now, self.uploaded or 0, self.trained or 0.0)
         sent = () if self.uploaded is None and self.trained is None else (today,)
@@ -87,14 +86,12 @@ Device: Final[Any] = create_model(
 
 
 def _time(written: object) -> object:
-    if isinstance(written, str):
-        try:
-            datetime.fromisoformat(written)
-        except ValueError:
-            hint = "write e.g. 2026-11-24T22:00 (in the policy's zone) or 2026-11-24T22:00+09:00"
-            raise PydanticCustomError("time", "'{value}' is no time", {"value": written[:40], "hint": hint}) from None
-        return written
-    raise PydanticCustomError("time", "not a time", {"hint": "write e.g. 2026-11-24T22:00"})
+    try:
+        read_time(written if isinstance(written, str) else "", Schedule())
+    except ValueError as error:
+        says, _, hint = str(error).partition("; ")
+        raise PydanticCustomError("time", "{says}", {"says": says, "hint": hint}) from None
+    return written
 
 
 Time = Annotated[str, PlainValidator(_time), WithJsonSchema({"type": "string"})]
@@ -169,21 +166,12 @@ class Outcome:
     got: str
 
 
-def moment(written: str, policy: Policy) -> float:
-    """Seconds since 1970 of a time as a person writes it, in the policy's zone where it names none.
-
-    Raises `ValueError` for what is no time.
-    """
-    time = datetime.fromisoformat(written)
-    return (time if time.tzinfo is not None else time.replace(tzinfo=zone_of(policy.schedule.timezone))).timestamp()
-
-
 def run_cases(tests: PolicyTest, policy: Policy) -> tuple[list[Outcome], list[str], list[str]]:
     """The outcomes; the policy's rules that some test saw fail; and those that none did."""
     outcomes, seen = [], set[str]()
-    committed_at = None if tests.last_round is None else moment(tests.last_round, policy)
+    committed_at = None if tests.last_round is None else read_time(tests.last_round, policy.schedule)
     for index, case in enumerate(tests.tests):
-        now = moment(case.at or tests.at or "1970-01-01", policy)
+        now = read_time(case.at or tests.at or "", policy.schedule)
         if case.device is None:
             found = opening(policy.schedule, policy.participation.deadline_s, now, committed_at)
         else:
@@ -197,7 +185,7 @@ def run_cases(tests: PolicyTest, policy: Policy) -> tuple[list[Outcome], list[st
             wrong.append(f"{'in' if found.answer.now else 'out'}: {found.why}" if found.reasons else "in")
         if case.because is not None and sorted(case.because) != sorted(against):
             wrong.append(f"because {_listed(against)}")
-        if case.next is not None and changes_at != moment(case.next, policy):
+        if case.next is not None and changes_at != read_time(case.next, policy.schedule):
             wrong.append(f"next {'never' if changes_at is None else show_time(changes_at, policy.schedule)}")
         outcomes.append(Outcome(index, _name(case, index), not wrong, _expected(case), "; ".join(wrong)))
     rules = [*Eligibility(policy).names, *(one for one in _SCHEDULE if _has(policy, one))]

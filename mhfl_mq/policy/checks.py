@@ -7,16 +7,16 @@ value of the wrong type is somebody else's finding and is passed over.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import BaseModel
 
 from mhfl_mq.policy.documents import AlgorithmOptions, Communication, Limits, Participation
 from mhfl_mq.policy.findings import Code, did_you_mean
 from mhfl_mq.policy.quantities import parse_bytes, parse_duration, show_binary, show_duration
+from mhfl_mq.policy.schedule import check_cron, fires
 from mhfl_mq.wire.blobs import PROFILES
 from mhfl_mq.wire.bounds import MAX_CHUNK, MAX_CHUNKS
 
@@ -236,6 +236,11 @@ def _schedule(data: object) -> Iterator[Fault]:
     if "cron" in written and interval:
         message = "rounds begin by cron, so the interval between them has no effect"
         yield Fault(Code.SCHEDULE, (*at, "interval"), message, "remove the interval or the cron", key=True)
+    jitter, times = _quantity(written.get("jitter", 0), parse_duration), _times(written.get("cron"))
+    closest = min((after - before for before, after in pairwise(times)), default=None)
+    if jitter and closest is not None and jitter >= closest:
+        message = f"a jitter of {show_duration(jitter)} is no less than the {show_duration(closest)} between two times"
+        yield Fault(Code.SCHEDULE, (*at, "jitter"), message, f"write less than {show_duration(closest)}")
     if "within" in written and "cron" not in written:
         message = "within has no effect without cron"
         yield Fault(Code.SCHEDULE, (*at, "within"), message, "write a cron, or remove it", key=True)
@@ -252,7 +257,8 @@ def _schedule(data: object) -> Iterator[Fault]:
     for part in ("windows", "blackouts"):
         yield from _names_twice(data, (*at, part), "a window named")
         for index, window in enumerate(_items(data, *at, part)):
-            if _begins_too_often(window):
+            lasts, times = _quantity(_dig(window, "duration"), parse_duration), _times(_dig(window, "cron"))
+            if lasts is not None and len(times) > MOST_BEGINNINGS and times[-1] - times[0] < lasts:
                 message = f"the window begins more than {MOST_BEGINNINGS} times before it has ended once"
                 hint = "write a cron line that begins it once, e.g. 0 22 * * *"
                 yield Fault(Code.SCHEDULE, (*at, part, index, "cron"), message, hint)
@@ -267,20 +273,19 @@ def _schedule(data: object) -> Iterator[Fault]:
             yield Fault(Code.SCHEDULE, (*at, "windows", index, "duration"), message, hint)
 
 
+YEAR_S: Final = 1_767_225_600.0
+"""Seconds since 1970 of a year's beginning, from which cron lines are looked at."""
 MOST_BEGINNINGS: Final = 200
 """Of a window before it ends: every one of them is looked at, whenever the schedule is asked."""
 
 
-def _begins_too_often(window: object) -> bool:
-    cron, lasts = _dig(window, "cron"), _quantity(_dig(window, "duration"), parse_duration)
-    if not isinstance(cron, str) or len(cron.split()) != 5 or lasts is None:
-        return False
-    begin = datetime(2026, 1, 1, tzinfo=UTC)
+def _times(cron: object) -> list[float]:
+    """The first times of a cron line; none for what is no cron line."""
     try:
-        times = [time.timestamp() for time in islice(CronSim(cron, begin), MOST_BEGINNINGS + 1)]
-    except CronSimError:
-        return False
-    return len(times) > MOST_BEGINNINGS and times[-1] - times[0] < lasts
+        begun = fires(check_cron(cron if isinstance(cron, str) else ""), ZoneInfo("UTC"), YEAR_S)
+    except ValueError:
+        return []
+    return list(islice(begun, MOST_BEGINNINGS + 1))
 
 
 def _rules(data: object) -> Iterator[Fault]:

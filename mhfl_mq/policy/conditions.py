@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mhfl_mq.policy.compiled import Condition
 from mhfl_mq.policy.facts import FACTS, Kind, Value
+from mhfl_mq.policy.registry import fits
 
 __all__ = ["COMPARE", "NUMBER_CONDITION", "condition", "holds", "show_value", "test_of"]
 
@@ -70,7 +71,7 @@ def test_of(condition: Condition) -> Callable[[Value], bool]:
         case "is":
             return lambda value: value is wanted
         case "one of" if any("*" in one for one in wanted):
-            return lambda value: isinstance(value, str) and any(_fits(one, value) for one in wanted)
+            return lambda value: isinstance(value, str) and any(fits(one, value) for one in wanted)
         case "one of":
             allowed = frozenset(wanted)
             return lambda value: value in allowed
@@ -79,23 +80,6 @@ def test_of(condition: Condition) -> Callable[[Value], bool]:
         case compare:
             number = COMPARE[compare]
             return lambda value: isinstance(value, float | int) and number(value, wanted)
-
-
-def _fits(pattern: str, text: str) -> bool:
-    """Whether a text is as a pattern says, where `*` stands for any letters; in linear time, whatever the pattern."""
-    first, *middle = pattern.split("*")
-    if not middle:
-        return text == first
-    *middle, last = middle
-    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
-        return False
-    at, end = len(first), len(text) - len(last)
-    for part in middle:
-        found = text.find(part, at, end)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
 
 
 def show_value(value: Value | None) -> str:

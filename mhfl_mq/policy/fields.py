@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from zoneinfo import available_timezones
 
-from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from mhfl_mq.policy import compiled
 from mhfl_mq.policy.findings import did_you_mean, nearest
 from mhfl_mq.policy.quantities import MAX_BYTES, PART, SIZE, parse_bytes, parse_duration
-from mhfl_mq.policy.schedule import zone_of
+from mhfl_mq.policy.schedule import check_cron, zone_of
 from mhfl_mq.wire.blobs import PROFILES
 from mhfl_mq.wire.bounds import MAX_CHUNK, MIN_CHUNK
 
@@ -100,20 +98,13 @@ def _option(value: object) -> object:
 
 
 def _cron(value: object) -> object:
-    """Five fields: with a sixth for seconds, cron lines of the field mean other things."""
     if not isinstance(value, str):
         return value
-    hint = "write minute, hour, day, month and weekday, e.g. 0 2 * * 1-5 for 02:00 from Monday to Friday"
-    if len(value.split()) != 5:
-        raise PydanticCustomError("time", "'{value}' does not have the five fields of a cron line", _said(value, hint))
     try:
-        CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
-    except CronSimError as error:
-        field = str(error).lower().removeprefix("bad ")
-        raise PydanticCustomError(
-            "time", "the {field} of the cron line '{value}' is wrong", {**_said(value, hint), "field": field}
-        ) from None
-    return value
+        return check_cron(value)
+    except ValueError as error:
+        hint = "write minute, hour, day, month and weekday, e.g. 0 2 * * 1-5 for 02:00 from Monday to Friday"
+        raise PydanticCustomError("time", "{says}", {"says": str(error), "hint": hint}) from None
 
 
 def _zone(value: object) -> object:
@@ -123,12 +114,9 @@ def _zone(value: object) -> object:
         except ValueError:
             near = nearest(value, available_timezones())
             hint = f"did you mean '{near}'?" if near else "write e.g. Asia/Tokyo, Europe/Berlin or UTC"
-            raise PydanticCustomError("time", "there is no time zone '{value}'", _said(value, hint)) from None
+            said = {"value": value[:40], "hint": hint}
+            raise PydanticCustomError("time", "there is no time zone '{value}'", said) from None
     return value
-
-
-def _said(value: str, hint: str) -> dict[str, Any]:
-    return {"value": value[:40], "hint": hint}
 
 
 Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0), WithJsonSchema(DURATION_SCHEMA)]

@@ -19,16 +19,30 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
+from cronsim import CronSim, CronSimError
 
 from mhfl_mq.policy.compiled import Schedule, Window
 from mhfl_mq.policy.decide import Decision, Reason
 from mhfl_mq.policy.quantities import show_duration
 
-__all__ = ["HORIZON_S", "Opening", "fires", "jitter", "next_opening", "opening", "show_time", "zone_of"]
+__all__ = [
+    "HORIZON_S",
+    "Opening",
+    "check_cron",
+    "fires",
+    "jitter",
+    "next_opening",
+    "opening",
+    "read_time",
+    "show_time",
+    "zone_of",
+]
 
 HORIZON_S: Final = 400 * 86400.0
 """How far ahead is looked: over a year, so that what comes once a year is found. What is not found is never."""
+FIRST_YEAR: Final = 1971
+LAST_YEAR: Final = 2400
+"""Of times that people write: beyond them zones and cron lines have no times."""
 _MOST_STEPS: Final = 50_000  # windows and times that one question looks at: about a second
 _MERGED_S: Final = 8 * 86400.0  # as far as touching windows are taken for one: what comes later is looked at later
 _WRONG_S: Final = 86400.0
@@ -88,6 +102,36 @@ def fires(cron: str, zone: ZoneInfo, since: float) -> Iterator[float]:
         if at > last:  # cronsim gives what a gap swallowed more than once, and forgets which of two hours it is in
             last = at
             yield at
+
+
+def check_cron(line: str) -> str:
+    """The line, when it is one; raises `ValueError` that names the field which is wrong.
+
+    Five fields: with a sixth for seconds, cron lines of the field mean other things.
+    """
+    if len(line.split()) != 5:
+        raise ValueError(f"'{line[:40]}' does not have the five fields of a cron line")
+    try:
+        CronSim(line, datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        field = str(error).lower().removeprefix("bad ")
+        raise ValueError(f"the {field} of the cron line '{line[:40]}' is wrong") from None
+    return line
+
+
+def read_time(written: str, schedule: Schedule) -> float:
+    """Seconds since 1970 of a time as a person writes it, in the schedule's zone where it names none.
+
+    Raises `ValueError` with what to write after `; `.
+    """
+    try:
+        time = datetime.fromisoformat(written)
+        if not FIRST_YEAR <= time.year <= LAST_YEAR:
+            raise ValueError(written)
+    except ValueError:
+        write = "write e.g. 2026-11-24T22:00 (in the policy's zone) or 2026-11-24T22:00+09:00"
+        raise ValueError(f"'{written[:40]}' is no time; {write}") from None
+    return (time if time.tzinfo is not None else time.replace(tzinfo=zone_of(schedule.timezone))).timestamp()
 
 
 @lru_cache(maxsize=64)

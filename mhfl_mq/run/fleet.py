@@ -6,8 +6,7 @@ A running aggregator writes it beside its board, so that `mhfl policy explain` a
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from mhfl_mq.errors import ConfigError
 from mhfl_mq.policy import Policy
 from mhfl_mq.policy.eligible import Fleet
 from mhfl_mq.policy.facts import FACTS, DeviceFacts, Kind, Past, Source, Upload, Value
+from mhfl_mq.policy.registry import tags_of
 from mhfl_mq.protocol.federation import FederationMachine
 from mhfl_mq.protocol.members import Link
 from mhfl_mq.protocol.records import PastSaved
@@ -32,31 +32,22 @@ class FactsOf:
 
     def __init__(self, policy: Policy) -> None:
         self._tiers = tuple(tier.name for tier in policy.tiers)
-        self._registered = policy.devices
-        self._tags = lru_cache(maxsize=None)(self._tags_of)  # as many as the federation has devices
+        self._tags = lru_cache(maxsize=None)(partial(tags_of, registered=policy.devices))  # one for each device
 
     def __call__(self, asked: Asked) -> DeviceFacts:
         facts: dict[str, Value] = {} if asked.said is None else _said(asked.said[0])
         facts["examples"] = float(asked.examples)
         if asked.link_bytes_s:
             facts["link_mbit"] = asked.link_bytes_s * 8 / 1e6
-        facts |= self.verified(asked.device, asked.tier, asked.turns, asked.past.missed)
+        facts |= {
+            "device": asked.device,
+            "tags": self._tags(asked.device),
+            "tier": self._tiers[asked.tier],
+            "rounds": float(asked.turns),
+            "missed": float(asked.past.missed),
+        }
         said_at = None if asked.said is None else asked.said[1]
         return DeviceFacts(asked.device, facts, _past(asked.past, asked.turns), said_at, asked.next_bytes)
-
-    def verified(self, device: str, tier: int, turns: int, missed: int) -> dict[str, Value]:
-        """What the aggregator knows itself."""
-        return {
-            "device": device,
-            "tags": self._tags(device),
-            "tier": self._tiers[tier],
-            "rounds": float(turns),
-            "missed": float(missed),
-        }
-
-    def _tags_of(self, device: str) -> tuple[str, ...]:
-        found = (tag for one in self._registered if fnmatchcase(device, one.pattern) for tag in one.tags)
-        return tuple(dict.fromkeys(found))
 
 
 def _said(facts: Facts) -> dict[str, Value]:
@@ -160,5 +151,5 @@ def _value(name: str, value: Any) -> Value:
 
 def with_policy(device: DeviceFacts, policy: Policy) -> DeviceFacts:
     """The device as another policy's registry knows it."""
-    tags = FactsOf(policy).verified(device.device, 0, 0, 0)["tags"]
+    tags = tags_of(device.device, policy.devices)
     return replace(device, facts={**device.facts, "tags": tags})

@@ -7,7 +7,7 @@ Every device that is invited delivers when a round's time is over, as large an u
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mhfl_mq.policy import Policy
@@ -25,13 +25,15 @@ from mhfl_mq.protocol.records import (
     VersionAdded,
 )
 from mhfl_mq.protocol.rules import Decision, Rules
-from mhfl_mq.run.rules import PolicyDecider, algorithm_name
+from mhfl_mq.run.rules import PolicyDecider, plain_rules
 from mhfl_mq.wire.messages import Facts, Manifest, Offer, Presence, TierSpec, UpdateReady
 
 __all__ = ["MOST_ROUNDS", "Planned", "rehearse"]
 
 MOST_ROUNDS: Final = 2000
 """Rounds of one rehearsal: a policy that opens more opens them without a pause."""
+MOST_TURNS: Final = 50_000
+"""Turns of devices in one rehearsal: some seconds."""
 _STEPS: Final = 200_000  # timers: the schedule is asked every ten minutes, which is a thousand times a week
 _LAYOUT: Final = "0" * 64
 _MODEL: Final = "0" * 64
@@ -49,8 +51,8 @@ class Planned:
 
 def rehearse(
     policy: Policy, fleet: Fleet, lengths: Sequence[int], since: float, until: float, round_s: float, seed: int = 0
-) -> list[Planned]:
-    """The rounds from `since` to `until`, at most `MOST_ROUNDS`; each takes `round_s`, at most the deadline.
+) -> tuple[list[Planned], bool]:
+    """The rounds from `since` to `until`, and whether these are all; each takes `round_s`, at most the deadline.
 
     `lengths` are the coordinates of the policy's tiers. Devices of a tier that the policy does not have stay away.
     """
@@ -80,9 +82,10 @@ class _Rehearsal:
         self._begun: tuple[float, dict[str, int]] | None = None
         self._merging: int | None = None
         self._stopped = False
+        self._turns = 0
         self._found: list[Planned] = []
 
-    def play(self, since: float, until: float) -> list[Planned]:
+    def play(self, since: float, until: float) -> tuple[list[Planned], bool]:
         self._now = since
         for one in self._devices:  # all at once: else the first round would begin with the first few
             self._machine.members.says(one.device, _facts(one), since)
@@ -90,18 +93,23 @@ class _Rehearsal:
         self._handle(Started())
         for _ in range(_STEPS):
             self._deliver(until)
-            if self._stopped or len(self._found) >= MOST_ROUNDS or not self._timers:
+            if self._stopped or self.cut or not self._timers:
                 break
             name = min(self._timers, key=lambda one: self._timers[one])
             if self._timers[name] >= until:
                 break
             self._now = self._timers.pop(name)
             self._handle(TimerFired(name))
-        return [one for one in self._found if one.begin < until]
+        return [one for one in self._found if one.begin < until], not self.cut
+
+    @property
+    def cut(self) -> bool:
+        """Whether it has gone on for long enough: there may be more rounds than these."""
+        return len(self._found) >= MOST_ROUNDS or self._turns >= MOST_TURNS
 
     def _deliver(self, until: float) -> None:
         """While a round is open, its devices deliver, and it makes a version; without a pause the next one follows."""
-        while self._begun is not None and not self._stopped and len(self._found) < MOST_ROUNDS and self._now < until:
+        while self._begun is not None and not (self._stopped or self.cut) and self._now < until:
             begin, out = self._begun
             self._begun, offers = None, self._offers
             self._offers = {}
@@ -113,6 +121,7 @@ class _Rehearsal:
                 ready = UpdateReady(offer.round, offer.base, 1.0, manifest, {"seconds": self._seconds(device)})
                 self._handle(Heard(device, ready))
             self._found.append(Planned(begin, self._now, sizes, out))
+            self._turns += len(sizes)
             if self._merging is not None:
                 number, self._merging = self._merging, None
                 self._handle(Merged(number, _MODEL))
@@ -148,24 +157,13 @@ class _Rehearsal:
 
 
 def _rules(policy: Policy, lengths: Sequence[int]) -> Rules:
-    part, schedule = policy.participation, policy.schedule
-    tiers = zip(policy.tiers, lengths, strict=True)
-    return Rules(
-        task="rehearsal",
-        agent="",
-        layout=_LAYOUT,
-        tiers=tuple(TierSpec(tier.name, tier.width, tier.depth, max(1, length)) for tier, length in tiers),
-        algorithm=algorithm_name(policy),
-        policy=policy.digest,
-        quorum_min=part.quorum.min,
-        deadline_s=part.deadline_s,
-        max_devices=policy.limits.devices,
-        max_update_bytes=2**62,
-        max_weight=math.inf,
-        batch=1,
-        cohort=part.cohort,
-        compacts=True,
-        max_rounds=schedule.max_rounds,
+    """The policy's, without the bounds on what an update is: what is rehearsed are times, not updates."""
+    tiers = tuple(
+        TierSpec(tier.name, tier.width, tier.depth, max(1, length))
+        for tier, length in zip(policy.tiers, lengths, strict=True)
+    )
+    return replace(
+        plain_rules(policy, _LAYOUT, tiers), max_update_bytes=2**62, max_weight=math.inf, batch=1, compacts=True
     )
 
 

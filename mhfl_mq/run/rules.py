@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mhfl_mq.errors import ConfigError, LocalMisuse
@@ -44,6 +44,7 @@ __all__ = [
     "algorithm_why",
     "choice_of",
     "layout_tiers",
+    "plain_rules",
     "rules_of",
     "tier_metrics",
     "training_of",
@@ -145,14 +146,26 @@ def rules_of(
         TierSpec(tier.name, tier.width, tier.depth, length, tier.architecture, () if _nested(k, held) else held)
         for k, (tier, length, held) in enumerate(zip(layout.tiers, layout.lengths, layout.holds, strict=True))
     )
-    part, limits = policy.participation, policy.limits
-    return Rules(
+    rules = plain_rules(policy, layout.digest, tiers)
+    return replace(
+        rules,
         task=task,
         agent=agent,
-        layout=layout.digest,
         public=public,
+        options={"seed": float(seed), **algorithm.device_options(training_of(policy))},
+        max_rounds=rules.max_rounds if max_rounds is None else max_rounds,
+    )
+
+
+def plain_rules(policy: Policy, layout: str, tiers: tuple[TierSpec, ...]) -> Rules:
+    """What the policy alone says of the rules: no task, and no options that devices train by."""
+    part, limits = policy.participation, policy.limits
+    return Rules(
+        task="",
+        agent="",
+        layout=layout,
         tiers=tiers,
-        algorithm=algorithm.about.name,
+        algorithm=algorithm_name(policy),
         algorithm_why=algorithm_why(policy),
         policy=policy.digest,
         quorum_min=part.quorum.min,
@@ -162,10 +175,9 @@ def rules_of(
         max_update_bytes=limits.update_bytes,
         max_weight=limits.max_weight,
         batch=int(policy.algorithm.options.get("batch", 1)),
-        options={"seed": float(seed), **algorithm.device_options(training_of(policy))},
         stages=tuple(stage.name for stage in policy.stages),
         compacts=policy.communication.compacts,
-        max_rounds=policy.schedule.max_rounds if max_rounds is None else max_rounds,
+        max_rounds=policy.schedule.max_rounds,
     )
 
 

@@ -127,6 +127,8 @@ def test_rules_that_no_test_has_seen_fail_are_listed(mhfl: Any, folder: Path) ->
         ("expect: in}", "expect: in, because: [press]}", "13:5: POL033: tests[0]: because and next are for out"),
         ("policy: ../night.yaml", "policy: ../nihgt.yaml", "POL001: cannot be read"),
         ("T23:00", "T25:00", "4:5: POL015: at: '2026-11-24T25:00' is no time"),
+        ("at: 2026-11-24T23:00", "at: 9999-12-31T23:59", "4:5: POL015: at: '9999-12-31T23:59' is no time"),
+        ("ram_gb: 2,", "ram_gb: 2, rounds: .inf,", "POL033: devices.gw-1.rounds: not a value of rounds"),
     ],
 )
 def test_a_mistake_in_a_test_file_is_a_finding_at_its_place(

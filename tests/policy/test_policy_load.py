@@ -291,6 +291,7 @@ PLANS = [
     ("duration: 8h", "duration: 15m", "POL032", 41, 51, "write more than 15m, or a shorter participation.deadline"),
     ("duration: 1d", "duration: 40d", "POL013", 43, 54, "write 31d or less"),
     ("cron: 0 22 * * *", "cron: '* * * * *'", "POL032", 41, 29, "write a cron line that begins it once"),
+    ("jitter: 5m", "jitter: 1d", "POL032", 39, 13, "write less than 1d"),
     ("within: 90m", "within: 8d", "POL013", 38, 13, "write 7d or less"),
     ("duration: 1d", "duratoin: 1d", "POL010", 43, 44, "did you mean 'duration'?"),
     ("{cron: 30 4", "{name: month-end, cron: 30 4", "POL020", 44, 16, "give each one a name of its own"),

@@ -72,7 +72,7 @@ def test_an_empty_file_forbids_nothing(tmp_path: Path) -> None:
         ('"20MB"', '"20 megs"', "write a number with a unit, such as 256KiB"),
         ("paused = false", 'paused = "no"', "write paused = true"),
         ("Asia/Tokyo", "Asia/Tokio", "write e.g. Asia/Tokyo"),
-        ("0 22 * * *", "0 25 * * *", "Bad hour"),
+        ("0 22 * * *", "0 25 * * *", "the hour of the cron line"),
         ('cron = "0 22 * * *", ', "", "windows[0] has no cron line"),
         (', duration = "8h"', "", "windows[0].duration is wrong: must be a text with a unit"),
         (', duration = "8h"', ', lasts = "8h"', "windows[0] has no key lasts"),
@@ -91,6 +91,12 @@ def test_a_wrong_file_is_told_with_its_name_the_key_and_what_to_write(
         read_site(file)
     assert says in str(error.value)
     assert str(file) in str(error.value)
+
+
+def test_a_file_that_is_nested_too_deeply_is_told(tmp_path: Path) -> None:
+    (tmp_path / "device.toml").write_text("windows = " + "[" * 20_000)
+    with pytest.raises(ConfigError, match="not TOML"):
+        read_site(tmp_path / "device.toml")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
